@@ -1,0 +1,100 @@
+# `make` lists the targets. Every target that needs the package sets it up first, in $(VENV).
+#     make demo OUT=out/other     make install EXTRAS=gpu,demo,test     make test PYTEST_ARGS='-k run'
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PYTHON ?=
+EXTRAS ?= cpu,demo,test
+OUT ?= out/nano
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEV_INSTALLED := $(VENV)/.installed-dev
+TYPED := $(foreach module,records run collection measures evaluation,$(wildcard r2anker_hf/$(module).py))
+PYTEST = $(BIN)/python -m pytest --timeout 1200
+
+# constraints.txt needs 3.11, so 3.10 comes last and takes the ranges of setup.py instead.
+INTERPRETERS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14 python3.10
+AT_LEAST = import sys; sys.exit(sys.version_info < (3, $(1)))
+PIP_INSTALL = $(BIN)/python -m pip install -e '.[$(1)]' \
+  $$($(BIN)/python -c '$(call AT_LEAST,11)' && echo '-c constraints.txt' || true)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: install
+install: $(INSTALLED) ## make .venv with the package in it; again only if setup.py or constraints.txt changed
+
+$(INSTALLED): setup.py constraints.txt
+	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  if ! $(BIN)/python -c '$(call AT_LEAST,10)'; then \
+	    echo "error: $(VENV) holds $$($(BIN)/python --version), but 3.10 or newer is needed; remove it and try again" >&2; \
+	    exit 2; \
+	  fi; \
+	else \
+	  found=; \
+	  for candidate in $(INTERPRETERS); do \
+	    if "$$candidate" -c '$(call AT_LEAST,10)' 2>/dev/null; then found=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "error: Python 3.10 or newer is needed; tried $(strip $(INTERPRETERS)); name one: make PYTHON=/path/to/python" >&2; \
+	    exit 2; \
+	  fi; \
+	  echo "making $(VENV) with $$("$$found" --version)"; \
+	  "$$found" -m venv $(VENV); \
+	fi
+	$(call PIP_INSTALL,$(EXTRAS))
+	@touch $@
+
+$(DEV_INSTALLED): $(INSTALLED)
+	$(call PIP_INSTALL,dev)
+	@touch $@
+
+.PHONY: demo
+demo: install ## the whole story on the embedded collection, from retrieval to report, into OUT (out/nano)
+	PATH="$(abspath $(BIN)):$$PATH" OUT='$(OUT)' bash recipes/nano/run.sh
+
+# Tests reach no network; tests/conftest.py sets the same, and doctests run without it.
+test test-all doctest: export HF_HUB_OFFLINE := 1
+test test-all doctest: export HF_DATASETS_OFFLINE := 1
+test test-all doctest: export TOKENIZERS_PARALLELISM := false
+
+.PHONY: test
+test: lint doctest ## linter, doctests and every test that is not slow
+	$(PYTEST) -m 'not slow' $(PYTEST_ARGS) tests
+
+.PHONY: test-all
+test-all: lint doctest ## the same with the slow tests
+	$(PYTEST) $(PYTEST_ARGS) tests
+
+.PHONY: doctest
+doctest: install ## the examples in the docstrings
+	$(PYTEST) --doctest-modules r2anker_hf
+
+.PHONY: lint
+lint: install ## ruff: rules and layout
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: install ## let ruff put rules and layout right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: types
+types: $(DEV_INSTALLED) ## mypy on the part without tensors
+	$(BIN)/mypy $(TYPED)
+
+.PHONY: docker
+docker: ## build the image r2anker_hf; DOCKER_ARGS='--build-arg FAISS=gpu' for GPUs
+	docker build --tag r2anker_hf $(DOCKER_ARGS) .
+
+.PHONY: clean
+clean: ## remove builds and caches; .venv and out stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find r2anker_hf recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,406 @@
+"""Collection: a corpus, the queries of one split, and their judgements, from a BEIR folder, the Hub, or `apidocs`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .apidocs import apidocs
+from .files import read_lines, sha256_file
+from .records import Document, InputError, Qrel, Query
+
+if TYPE_CHECKING:
+    import datasets
+
+Qrels = Mapping[str, Mapping[str, int]]
+
+
+class Corpus:
+    """Documents by position and by id, memory-mapped: what is held in memory is the list of ids.
+
+    Args:
+        table: columns `doc_id`, `title`, `text` (strings), one row a document.
+        use_titles: whether a passage's text is its title and text joined by a space, or its text alone. Published
+            MS MARCO figures differ by it, so every stage records it.
+    """
+
+    def __init__(self, table: datasets.Dataset, use_titles: bool = True):
+        self._table = table
+        self.use_titles = use_titles
+
+    @classmethod
+    def from_documents(cls, documents: Iterable[Document], use_titles: bool = True) -> Corpus:
+        """A corpus held in memory, for small collections and tests."""
+        from datasets import Dataset
+
+        rows = [document._asdict() for document in documents]
+        columns = {name: [row[name] for row in rows] for name in Document._fields}
+        return cls(Dataset.from_dict(columns), use_titles)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Document ids in corpus order."""
+        return list(self._table["doc_id"])
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {doc_id: index for index, doc_id in enumerate(self.ids)}
+
+    def __contains__(self, doc_id: object) -> bool:
+        return doc_id in self._position
+
+    def texts(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """Passages `start` to `stop` (default: the end) in corpus order, as retrievers and rankers read them."""
+        return [self._join(*row) for row in zip(*self._columns(slice(start, stop)), strict=True)]
+
+    def text(self, doc_id: str) -> str:
+        """One passage, as retrievers and rankers read it.
+
+        Raises:
+            InputError: no document has that id.
+        """
+        if doc_id not in self._position:
+            raise InputError(f"document {doc_id!r} is not in the corpus of {len(self)} documents")
+        row = self._table[self._position[doc_id]]
+        return self._join(row["title"], row["text"])
+
+    def documents(self) -> Iterator[Document]:
+        """All documents, with their titles apart."""
+        for row in self._table:
+            yield Document(row["doc_id"], row["title"], row["text"])
+
+    def _columns(self, rows: slice) -> tuple[list[str], list[str]]:
+        part = self._table[rows]
+        return part["title"], part["text"]
+
+    def _join(self, title: str, text: str) -> str:
+        return f"{title} {text}".strip() if self.use_titles else text
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What one split of a test collection consists of.
+
+    Attributes:
+        name: the folder or repository it came from.
+        revision: commit of the repository, or `sha256:` of the files or texts, so that a figure names its data.
+        split: "train", "dev" or "test".
+        corpus: all documents.
+        queries: text by query id, the judged queries of this split alone.
+        qrels: grade by query id and document id.
+    """
+
+    name: str
+    revision: str
+    split: str
+    corpus: Corpus
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+
+    def positives(self, query_id: str) -> list[str]:
+        """Ids of the documents judged relevant (grade 1 or higher), in the order of the judgements."""
+        return [doc_id for doc_id, grade in self.qrels.get(query_id, {}).items() if grade > 0]
+
+    def write_beir(self, folder: str | os.PathLike) -> None:
+        """Write `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`; other splits already there stay."""
+        folder = Path(folder)
+        (folder / "qrels").mkdir(parents=True, exist_ok=True)
+        _write_jsonl(folder / "corpus.jsonl", ({"_id": d, "title": t, "text": x} for d, t, x in self.corpus.documents()))
+        known = dict(_read_queries(folder / "queries.jsonl")) if (folder / "queries.jsonl").exists() else {}
+        _write_jsonl(folder / "queries.jsonl", ({"_id": q, "text": x} for q, x in {**known, **self.queries}.items()))
+        with open(folder / "qrels" / f"{self.split}.tsv", "w", encoding="utf-8", newline="\n") as file:
+            file.write("query-id\tcorpus-id\tscore\n")
+            for query_id, grades in self.qrels.items():
+                file.writelines(f"{query_id}\t{doc_id}\t{grade}\n" for doc_id, grade in grades.items())
+
+
+def load_collection(
+    source: str | os.PathLike, split: str, revision: str | None = None, use_titles: bool = True, **options: int
+) -> Collection:
+    """Load one split of a collection and check it.
+
+    Args:
+        source: a BEIR folder (`corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`), a dataset repository of the
+            Hub in the layout of MTEB (configurations `corpus`, `queries` and `default`) or of BEIR (judgements in
+            `<name>-qrels`), or `apidocs`.
+        split: "train", "dev" or "test", as the collection names them.
+        revision: commit of the repository; a Hub repository without one is read at its newest commit, with a warning.
+        use_titles: whether titles are a part of the passages.
+        options: for `apidocs` alone, its sizes (`passages`, `test`, `dev`, `seed`).
+
+    Raises:
+        InputError: a file is missing or malformed; the message names file, line and value. Empty passages and
+            queries that nobody judged are warned of and counted, and loading goes on.
+    """
+    if str(source) == "apidocs":
+        return _load_apidocs(split, use_titles, options)
+    if options:
+        raise InputError(f"{source}: {', '.join(options)} can be given for the collection 'apidocs' alone")
+    if Path(source).is_dir():
+        return _load_folder(Path(source), split, use_titles)
+    if Path(source).is_absolute() or str(source).count("/") != 1 or str(source).startswith("."):
+        raise InputError(f"{source}: no such folder (give a BEIR folder, a Hub repository 'owner/name', or 'apidocs')")
+    return _load_hub(str(source), split, revision, use_titles)
+
+
+def read_qrels(path: str | os.PathLike) -> dict[str, dict[str, int]]:
+    """Read judgements: BEIR (query, document, grade, with a header) or TREC (query, iteration, document, grade).
+
+    Raises:
+        InputError: another number of columns, a grade that is no integer, or two grades for one document.
+    """
+    qrels: dict[str, dict[str, int]] = {}
+    for number, line in read_lines(path):
+        columns = line.split()
+        if not columns or (number == 1 and columns[0].lower() in ("query-id", "query_id", "qid")):
+            continue
+        if len(columns) not in (3, 4):
+            raise InputError(
+                f"{path}, line {number}: {len(columns)} columns, but judgements have 3 (query document grade) "
+                f"or 4 (query 0 document grade): {line.strip()[:80]!r}"
+            )
+        query_id, doc_id, grade = columns[0], columns[-2], columns[-1]
+        try:
+            value = int(grade)
+        except ValueError:
+            raise InputError(f"{path}, line {number}: the grade {grade!r} is not an integer") from None
+        if qrels.setdefault(query_id, {}).setdefault(doc_id, value) != value:
+            raise InputError(f"{path}, line {number}: a second grade for query {query_id!r}, document {doc_id!r}")
+    if not qrels:
+        raise InputError(f"{path}: holds no judgements")
+    return qrels
+
+
+def _load_folder(folder: Path, split: str, use_titles: bool) -> Collection:
+    qrels_path = folder / "qrels" / f"{split}.tsv"
+    if not qrels_path.exists():
+        found = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
+        raise InputError(f"{qrels_path}: no such file; splits there: {', '.join(found) or 'none'}")
+    files = [folder / "corpus.jsonl", folder / "queries.jsonl", qrels_path]
+    corpus = Corpus(_mapped_corpus(files[0]), use_titles)
+    all_queries = dict(_read_queries(files[1]))
+    qrels = read_qrels(qrels_path)
+    _check_known(qrels, all_queries, corpus, qrels_path)
+    if len(list((folder / "qrels").glob("*.tsv"))) == 1:  # with several splits, a query may be another split's
+        _warn_count(len(all_queries.keys() - qrels.keys()), "queries have no judgement and are left out", files[1])
+    return _collection(str(folder), _digest(map(sha256_file, files)), split, corpus, all_queries, qrels, qrels_path)
+
+
+def _load_apidocs(split: str, use_titles: bool, options: Mapping[str, int]) -> Collection:
+    unknown = options.keys() - {"passages", "test", "dev", "seed"}
+    if unknown:
+        raise InputError(f"apidocs: unknown option {sorted(unknown)[0]!r}; choices: passages, test, dev, seed")
+    documents, queries, qrels = apidocs(**options)
+    if split not in queries:
+        raise InputError(f"apidocs: no split {split!r}; choices: {', '.join(queries)}")
+    texts = [*("\t".join(document) for document in documents), *("\t".join(query) for query in queries[split])]
+    corpus = Corpus.from_documents(documents, use_titles)
+    grades = _by_query(qrels[split])
+    return _collection("apidocs", _digest(texts), split, corpus, dict(queries[split]), grades, "apidocs")
+
+
+def _load_hub(repo: str, split: str, revision: str | None, use_titles: bool) -> Collection:
+    from datasets import get_dataset_config_names
+
+    revision = revision or _newest_commit(repo)
+    configs = get_dataset_config_names(repo, revision=revision)
+    corpus = Corpus(_renamed(_only_split(repo, "corpus", revision)), use_titles)
+    queries = {str(row["_id"]): row["text"] for row in _only_split(repo, "queries", revision)}
+    qrels = _by_query(_hub_qrels(repo, configs, split, revision))
+    _check_known(qrels, queries, corpus, f"{repo}@{revision[:12]}, judgements of {split}")
+    return _collection(repo, revision, split, corpus, queries, qrels, repo)
+
+
+def _hub_qrels(repo: str, configs: list[str], split: str, revision: str) -> Iterator[Qrel]:
+    from datasets import load_dataset
+
+    config = next((name for name in ("default", "qrels") if name in configs), None)
+    if config:
+        table = load_dataset(repo, config, split=split, revision=revision)
+    else:  # BEIR keeps the judgements in a repository of their own
+        table = load_dataset(f"{repo}-qrels", split=split, revision=_newest_commit(f"{repo}-qrels"))
+    for row in table:
+        yield Qrel(str(row["query-id"]), str(row["corpus-id"]), int(row["score"]))
+
+
+def _only_split(repo: str, config: str, revision: str) -> datasets.Dataset:
+    from datasets import load_dataset
+
+    splits = load_dataset(repo, config, revision=revision)
+    return splits[next(iter(splits))]
+
+
+def _renamed(table: datasets.Dataset) -> datasets.Dataset:
+    from datasets import Value
+
+    return table.rename_column("_id", "doc_id").cast_column("doc_id", Value("string"))
+
+
+def _newest_commit(repo: str) -> str:
+    from huggingface_hub import HfApi
+
+    commit = HfApi().dataset_info(repo).sha
+    assert commit is not None  # the Hub always answers with one
+    warnings.warn(f"{repo} is read at its newest commit; pin it with revision: {commit}", stacklevel=4)
+    return commit
+
+
+def _collection(
+    name: str,
+    revision: str,
+    split: str,
+    corpus: Corpus,
+    all_queries: Mapping[str, str],
+    qrels: dict[str, dict[str, int]],
+    where: object,
+) -> Collection:
+    without = sum(not any(grade > 0 for grade in grades.values()) for grades in qrels.values())
+    _warn_count(without, "queries have no relevant document", where)
+    return Collection(name, revision, split, corpus, {q: all_queries[q] for q in qrels}, qrels)
+
+
+def _mapped_corpus(path: Path) -> datasets.Dataset:
+    """The corpus as an Arrow file in the cache, named by the content's hash, so that a change is never overlooked."""
+    from datasets import Dataset
+    from huggingface_hub.constants import HF_HOME
+
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    cached = Path(HF_HOME) / "r2anker_hf" / "corpora" / f"{sha256_file(path)}.arrow"
+    if not cached.exists():
+        _write_arrow(_read_corpus(path), cached)
+    return Dataset.from_file(str(cached))
+
+
+def _write_arrow(documents: Iterable[Document], path: Path, rows_a_batch: int = 10_000) -> None:
+    import pyarrow as pa
+
+    schema = pa.schema([(name, pa.string()) for name in Document._fields])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
+    os.close(handle)
+    try:
+        with pa.OSFile(partial, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            rows: list[dict[str, str]] = []
+            for document in documents:
+                rows.append(document._asdict())
+                if len(rows) == rows_a_batch:
+                    writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+                    rows = []
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+        os.replace(partial, path)  # another process may have written the same content meanwhile
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _read_corpus(path: Path) -> Iterator[Document]:
+    seen: dict[str, int] = {}
+    empty = 0
+    for number, record in _read_jsonl(path):
+        document = Document(_id(record, path, number), *(_text(record, key, path, number) for key in ("title", "text")))
+        if document.doc_id in seen:
+            raise InputError(
+                f"{path}, line {number}: document {document.doc_id!r} was given on line {seen[document.doc_id]} already"
+            )
+        seen[document.doc_id] = number
+        empty += not (document.title + document.text).strip()
+        yield document
+    if not seen:
+        raise InputError(f"{path}: holds no documents")
+    _warn_count(empty, "passages are empty; no retriever can find them", path)
+
+
+def _read_queries(path: Path) -> Iterator[Query]:
+    seen: dict[str, int] = {}
+    for number, record in _read_jsonl(path):
+        query = Query(_id(record, path, number), _text(record, "text", path, number).strip())
+        if query.query_id in seen:
+            raise InputError(
+                f"{path}, line {number}: query {query.query_id!r} was given on line {seen[query.query_id]} already"
+            )
+        if not query.text:
+            raise InputError(f"{path}, line {number}: query {query.query_id!r} has no text")
+        seen[query.query_id] = number
+        yield query
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error.msg}): {line.strip()[:80]!r}") from None
+        if not isinstance(record, dict):
+            raise InputError(f"{path}, line {number}: not a JSON object: {line.strip()[:80]!r}")
+        yield number, record
+
+
+def _id(record: Mapping, path: Path, number: int) -> str:
+    value = record.get("_id")
+    if not isinstance(value, str | int) or not str(value) or len(str(value).split()) != 1:
+        raise InputError(f"{path}, line {number}: '_id' must be a string without spaces, but is {value!r}")
+    return str(value)
+
+
+def _text(record: Mapping, key: str, path: Path, number: int) -> str:
+    value = record.get(key) or ("" if key == "title" or key in record else None)
+    if not isinstance(value, str):
+        raise InputError(f"{path}, line {number}: {key!r} must be a string, but is {record.get(key)!r}")
+    return value
+
+
+def _write_jsonl(path: Path, records: Iterable[dict]) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _check_known(qrels: Qrels, queries: Mapping[str, str], corpus: Corpus, where: object) -> None:
+    for query_id, grades in qrels.items():
+        if query_id not in queries:
+            raise InputError(f"{_line_of(where, query_id)}: query {query_id!r} is not among the {len(queries)} queries")
+        for doc_id in grades:
+            if doc_id not in corpus:
+                raise InputError(
+                    f"{_line_of(where, doc_id)}: document {doc_id!r} is not among the {len(corpus)} documents"
+                )
+
+
+def _line_of(where: object, value: str) -> str:
+    """`file, line n` of the first line that holds the value as a column; looked up only once something is wrong."""
+    if isinstance(where, Path):
+        for number, line in read_lines(where):
+            if value in line.split():
+                return f"{where}, line {number}"
+    return str(where)
+
+
+def _by_query(qrels: Iterable[Qrel]) -> dict[str, dict[str, int]]:
+    grades: dict[str, dict[str, int]] = {}
+    for query_id, doc_id, grade in qrels:
+        grades.setdefault(query_id, {})[doc_id] = grade
+    return grades
+
+
+def _warn_count(count: int, what: str, where: object) -> None:
+    if count:
+        warnings.warn(f"{where}: {count} {what}", stacklevel=5)
+
+
+def _digest(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\n")
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,332 @@
+"""Options of a recipe: a dataclass, filled from a YAML file and then from the command line, which wins.
+
+A recipe ends with `run_recipe(main, MiningConfig)`. The fields of the dataclass are the options and the keys of the
+YAML file alike: `bool` becomes a flag, `list[...]` takes several values, `dict[str, ...]` takes NAME=VALUE pairs
+(in YAML a mapping), `Literal[...]` lists its choices, and `metadata={"help": ...}` is what `--help` shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import errno
+import os
+import re
+import sys
+import types
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from transformers.hf_argparser import HfArgumentParser
+
+from .records import InputError
+
+CONFIG_FILE = "config.yaml"
+_SECRETS = {"token", "hub_token", "push_to_hub_token"}
+_REFUSALS = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text (put it in quotes)"}
+
+
+def parse_config(*configs: type, args: Sequence[str] | None = None, description: str | None = None) -> tuple:
+    """One filled dataclass for each of `configs`: its defaults, then `--config FILE.yaml`, then the command line.
+
+    A list or mapping given on the command line replaces the one of the file as a whole.
+
+    Args:
+        configs: dataclasses; no two of them may share a field name.
+        args: the command line without the program's name; that of this process where None.
+        description: what `--help` prints above the options.
+
+    Raises:
+        InputError: a file that cannot be read, an unknown key or option, a missing one, a value of a wrong type, or
+            one that the dataclass itself refuses with a ValueError.
+
+    >>> import dataclasses
+    >>> Mining = dataclasses.make_dataclass("Mining", [("runs", dict[str, str]), ("depth", int, 200)])
+    >>> parse_config(Mining, args=["--runs", "bm25=A/run.trec", "dense=B/run.trec", "--depth", "7"])
+    (Mining(runs={'bm25': 'A/run.trec', 'dense': 'B/run.trec'}, depth=7),)
+    """
+    args = sys.argv[1:] if args is None else list(args)
+    parser = _Parser(configs, description=description)
+    path = _Parser([], add_help=False).parse_known_args(args)[0].config
+    if path is not None:
+        parser.use_file(path)
+    try:
+        *filled, _, rest = parser.parse_args_into_dataclasses(
+            args, return_remaining_strings=True, look_for_args_file=False
+        )
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if rest:
+        raise InputError(f"unknown argument {rest[0]!r}{_closest(rest[0], parser.options())}; see --help")
+    return tuple(filled)
+
+
+def run_recipe(main: Callable[..., Any], *configs: type, args: Sequence[str] | None = None) -> None:
+    """Call `main` with its parsed configs; bad input becomes one line on stderr and exit code 2.
+
+    So does what the system refuses: a full disk, a folder that may not be written. Anything else is a fault of the
+    program and keeps its traceback. The docstring of the recipe stands at the head of its `--help`.
+    """
+    try:
+        main(*parse_config(*configs, args=args, description=sys.modules[main.__module__].__doc__))
+    except InputError as error:
+        _exit(str(error))
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        _exit(f"{error.filename or 'writing'}: {error.strerror}")
+
+
+def save_config(config: Any, folder: str | os.PathLike) -> Path:
+    """Write the resolved `config.yaml` of a stage; `--config` reads it back as an equal config.
+
+    A Hub token is left out, since a folder may be published.
+
+    Args:
+        config: a dataclass instance, or the tuple of them that `parse_config` returns.
+        folder: an existing folder.
+
+    Returns:
+        The path of the file.
+    """
+    parts = config if isinstance(config, tuple) else (config,)
+    values = {key: value for part in parts for key, value in _plain(part).items() if key not in _SECRETS}
+    path = Path(folder) / CONFIG_FILE
+    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+class _Parser(HfArgumentParser):
+    """HfArgumentParser with `--config`, fields of type `dict[str, ...]`, and errors of one line."""
+
+    def __init__(self, configs: Iterable[type], **kwargs: Any):
+        # An abbreviated option would change its meaning on the day that another one gets the same beginning.
+        usage = "%(prog)s [--config FILE.yaml] [--option value ...]"
+        super().__init__(configs, usage=usage, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        self.add_argument("--config", metavar="FILE.yaml", help="values for these options; the command line wins")
+        for action in self._actions:  # argparse shows no default of an option that has no help
+            action.help = action.help or action.dest
+
+    def use_file(self, path: str) -> None:
+        """Take a file's values as defaults, so that an option which it gives is no longer required."""
+        hints = {name: hint for config in self.dataclass_types for name, hint in get_type_hints(config).items()}
+        keys = [field.name for config in self.dataclass_types for field in dataclasses.fields(config) if field.init]
+        values = {}
+        for key, (line, value) in _load_yaml(path).items():
+            if key not in keys:
+                known = ", ".join(sorted(keys))
+                raise InputError(f"{path}, line {line}: unknown key {key!r}{_closest(str(key), keys)}; known: {known}")
+            try:
+                values[key] = _convert(value, hints[key])
+            except _WrongType as error:
+                raise InputError(f"{path}, line {line}: {key}: {error}") from None
+        self.set_defaults(**values)
+        for action in self._actions:
+            action.required = action.required and action.dest not in values
+
+    def options(self) -> list[str]:
+        """Every option, in its first spelling."""
+        return [action.option_strings[0] for action in self._actions]
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print, with one spelling of each option."""
+        raise InputError(re.sub(r"(--\w+)/--[\w-]+", r"\1", message) + "; see --help")
+
+    @staticmethod
+    def _parse_dataclass_field(parser: Any, field: dataclasses.Field) -> None:
+        members = [member for member in _members(field.type) if get_origin(member) is dict]
+        if not members:
+            HfArgumentParser._parse_dataclass_field(parser, field)
+            return
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        parser.add_argument(
+            *dict.fromkeys([f"--{field.name}", f"--{field.name.replace('_', '-')}"]),
+            action=_StoreMapping,
+            type=_pair_of(get_args(members[0])[1]),
+            nargs="+",
+            required=default is dataclasses.MISSING,
+            default=None if default is dataclasses.MISSING else default,
+            **{"metavar": "NAME=VALUE", **field.metadata},
+        )
+
+
+class _StoreMapping(Action):
+    """Keep the pairs of an option as one dictionary, in the order given."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        names = [name for name, _ in values]
+        for name in names:
+            if names.count(name) > 1:
+                parser.error(f"argument {option_string}: the name {name!r} is given twice")
+        setattr(namespace, self.dest, dict(values))
+
+
+class _HelpFormatter(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
+    """One spelling of each option, and its default as one would type it."""
+
+    def _format_action_invocation(self, action):
+        option = next(option for option in action.option_strings if option.startswith("--"))
+        return option if action.nargs == 0 else f"{option} {self._format_args(action, action.dest.upper())}"
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        if action.required:
+            text += " (required)"
+        elif action.nargs != 0 and action.default not in (None, "", [], {}):
+            text += f" (default: {_as_typed(action.default)})"
+        return text.strip().replace("%", "%%")
+
+
+class _WrongType(Exception):
+    """A value of a YAML file that does not fit its field."""
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """A YAML value as the type of its field; types that are not named here take any value."""
+    members = _members(hint)
+    if len(members) > 1:
+        return _convert_to_any(value, members, hint)
+    origin = get_origin(hint) or hint
+    if origin is list:
+        fits = isinstance(value, list)
+    elif origin is dict:
+        fits = isinstance(value, dict) and all(isinstance(name, str) for name in value)
+    elif origin is Literal:
+        fits = any(value == choice and type(value) is type(choice) for choice in get_args(hint))
+    elif isinstance(hint, type) and issubclass(hint, Enum):
+        fits = value in [choice.value for choice in hint]
+    elif hint is float:
+        value, fits = _as_float(value)
+    elif hint is Path:
+        value, fits = (Path(value), True) if isinstance(value, str) else (value, False)
+    else:
+        fits = type(value) is hint if hint in (bool, int, str, type(None)) else True
+    if not fits:
+        raise _WrongType(f"{value!r} is not {_describe(hint)}")
+    if origin is list and get_args(hint):
+        return [_convert(item, get_args(hint)[0]) for item in value]
+    if origin is dict and get_args(hint):
+        return {name: _convert(item, get_args(hint)[1]) for name, item in value.items()}
+    return value
+
+
+def _convert_to_any(value: Any, members: Sequence[Any], hint: Any) -> Any:
+    for member in members:
+        try:
+            return _convert(value, member)
+        except _WrongType:
+            continue
+    raise _WrongType(f"{value!r} is not {_describe(hint)}")
+
+
+def _as_float(value: Any) -> tuple[Any, bool]:
+    """YAML 1.1 reads 1e-5 as text, because it has no point; a number is what everyone means by it."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return value, False
+    try:
+        return float(value), True
+    except ValueError:
+        return value, False
+
+
+def _describe(hint: Any) -> str:
+    members = _members(hint)
+    if len(members) > 1:
+        return " or ".join(_describe(member) for member in members)
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(repr(choice.value) for choice in hint)
+    if (get_origin(hint) or hint) is list:
+        return "a list" + "".join(f" of {_describe(item)}" for item in get_args(hint)[:1])
+    if (get_origin(hint) or hint) is dict:
+        return "a mapping of names" + "".join(f" to {_describe(item)}" for item in get_args(hint)[1:])
+    if hint is type(None):
+        return "null"
+    return _NAMES.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _members(hint: Any) -> list[Any]:
+    """The types that a union admits, or the type itself."""
+    return list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
+
+
+def _pair_of(value_type: Any) -> Callable[[str], tuple[str, Any]]:
+    def pair(text: str) -> tuple[str, Any]:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+        return name, value_type(value)
+
+    return pair
+
+
+class _OneValuePerKey(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML forbids and PyYAML lets pass."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _load_yaml(path: str) -> dict[Any, tuple[int, Any]]:
+    """The keys of a YAML file, each with its line and its value."""
+    try:
+        loader = _OneValuePerKey(Path(path).read_text(encoding="utf-8-sig"))
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            raise InputError(f"{path}: holds no `key: value` lines")
+        values = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{path}{line}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte 0x{error.object[error.start]:02x} at {error.start} is not UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    lines = {loader.construct_object(key): key.start_mark.line + 1 for key, _ in node.value}
+    return {key: (lines[key], value) for key, value in values.items()}
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(word.partition("=")[0], list(known), n=1)
+    return f", did you mean {matches[0]!r}?" if matches else ""
+
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={item}" for name, item in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(getattr(value, "value", value))
+
+
+def _plain(value: Any) -> Any:
+    """A config or one of its values in terms of YAML."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _exit(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)

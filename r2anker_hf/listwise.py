@@ -1,0 +1,222 @@
+"""The listwise trainer: one group a query, softmax cross-entropy over it, the same loss however a batch is split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from .collator import GroupedListwiseCollator
+from .losses import softmax_cross_entropy
+from .negatives.sampling import draw, permutation, policy_named
+from .records import InputError
+
+PAIRS_A_FORWARD = 64  # pairs of like length that go through the model together; more of them only pad more
+
+
+@dataclass
+class ListwiseConfig(TrainingArguments):
+    """Training arguments whose defaults are those of R2ANKER, appendix C."""
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate (appendix C)."})
+    per_device_train_batch_size: int = field(
+        default=12, metadata={"help": "Queries (groups) a device and step; the paper has 12 on one device."}
+    )
+    num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over the training queries (appendix C)."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: a share of all steps below 1, else steps."})
+    weight_decay: float = field(default=0.1, metadata={"help": "Weight decay (appendix C)."})
+    seed: int = field(default=42, metadata={"help": "Seed of order, negatives and dropout (appendix C)."})
+    num_negatives: int = field(default=40, metadata={"help": "Negatives a query and epoch (appendix C)."})
+    policy: str = field(default="union", metadata={"help": "Sampling policy: union (the paper's)."})
+    depth: int = field(default=200, metadata={"help": "Top-N of each retriever that negatives are drawn from."})
+    freeze_embeddings: bool = field(
+        default=False, metadata={"help": "Keep the word embeddings as they are: faster, and gentler on small data."}
+    )
+    dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
+    mixed_precision: str = field(
+        default="auto", metadata={"help": "auto (bf16 where the hardware has it in matrix units), no, bf16 or fp16."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "Rankers have no buffers that training changes."}
+    )
+
+    def __post_init__(self):
+        policy_named(self.policy)
+        for name, least in (("num_negatives", 1), ("depth", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+        if not (self.bf16 or self.fp16):
+            precision = _fastest_precision() if self.mixed_precision == "auto" else self.mixed_precision
+            if precision not in ("no", "bf16", "fp16"):
+                raise InputError(f"mixed_precision {precision!r}; choices: auto, no, bf16, fp16")
+            self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
+        super().__post_init__()
+
+
+def _fastest_precision() -> str:
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "no"
+
+
+class TrainingGroups(Dataset):
+    """Candidates as training groups: item (epoch, index) is a feature of `GroupedListwiseCollator`.
+
+    The epoch is a part of the index, so a loader's workers need no state to draw that epoch's negatives.
+
+    Args:
+        rows: candidates, each with `query_id`, `query`, `positive_ids` and `candidates` (see negatives.candidates).
+        text: passage by document id.
+        config: `num_negatives`, `policy`, `depth` and `seed` are read.
+    """
+
+    def __init__(self, rows: Any, text: Callable[[str], str], config: ListwiseConfig):
+        self.rows, self.text, self.config = rows, text, config
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = item
+        row, config = self.rows[int(index)], self.config
+        positive, negatives = draw(
+            row["query_id"],
+            row["positive_ids"],
+            {ranked["retriever"]: ranked["doc_ids"] for ranked in row["candidates"]},
+            config.num_negatives,
+            config.seed,
+            epoch,
+            config.policy,
+            config.depth,
+        )
+        documents = [self.text(doc_id) for doc_id in (positive, *negatives)]
+        return {"query": row["query"], "documents": documents, "labels": [1.0, *[0.0] * len(negatives)]}
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Every query once an epoch, in an order that depends on (seed, epoch) alone.
+
+    The last batch is filled up from the head of the same order, so that every optimiser step of every epoch sees
+    exactly `whole_batch` queries. That makes batch size, accumulation steps and processes exchangeable.
+
+    Args:
+        size: training queries.
+        whole_batch: queries an optimiser step, over all processes and accumulation steps.
+        seed: of the training.
+
+    >>> len(EpochSampler(size=10, whole_batch=4, seed=42))
+    12
+    """
+
+    def __init__(self, size: int, whole_batch: int, seed: int):
+        self.size, self.whole_batch, self.seed, self.epoch = size, whole_batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch, also when it resumes."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.whole_batch) * self.whole_batch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = permutation(self.size, self.seed, self.epoch)
+        for position in range(len(self)):
+            yield self.epoch, int(order[position % self.size])
+
+
+class ListwiseTrainer(Trainer):
+    """Trains a cross-encoder listwise on `TrainingGroups` (R2ANKER, Eq. 5).
+
+    Args:
+        model: one-label sequence classifier; its logits are the scores.
+        args: the configuration.
+        train_dataset: training groups.
+        data_collator: makes batches with `labels` and `mask` beside the model's inputs.
+        measure: called with the model at each evaluation; its values (such as dev MRR@10) choose the checkpoint.
+            The loss on dev groups is no substitute: it depends on the negatives drawn and on the batches.
+        kwargs: anything else that `Trainer` takes.
+    """
+
+    # `compute_loss` returns a mean over the batch; the trainer divides by the accumulation steps
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: ListwiseConfig,
+        train_dataset: TrainingGroups,
+        data_collator: GroupedListwiseCollator,
+        measure: Callable[[PreTrainedModel], Mapping[str, float]] | None = None,
+        **kwargs: Any,
+    ):
+        args.remove_unused_columns = False
+        args.label_names = ["labels"]
+        self.measure = measure
+        if args.freeze_embeddings:
+            model.get_input_embeddings().requires_grad_(False)
+        if args.dropout is not None:
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = args.dropout
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=[] if measure else None,  # Trainer insists on one; `measure` brings its own queries
+            data_collator=data_collator,
+            **kwargs,
+        )
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        args = self.args
+        whole_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return EpochSampler(len(self.train_dataset), whole_batch, args.seed)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean over the batch's queries of the softmax cross-entropy over each one's group."""
+        inputs = dict(inputs)
+        labels, mask = inputs.pop("labels"), inputs.pop("mask")
+        scores = score_groups(model, inputs, mask)
+        loss = softmax_cross_entropy(scores, labels, mask).mean()
+        return (loss, {"scores": scores}) if return_outputs else loss
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Dev measures of the model as it stands, under their names after `eval_`."""
+        if self.measure is None:
+            return {}
+        model = self.accelerator.unwrap_model(self.model)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measure(model).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def score_groups(
+    model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, pairs: int = PAIRS_A_FORWARD
+) -> torch.Tensor:
+    """Score the real documents of each group, pairs of like length together so that little is padded.
+
+    Args:
+        model: returns an object with `logits` of shape [pairs, 1].
+        inputs: tensors [queries, list_size, tokens], `attention_mask` among them.
+        mask: [queries, list_size], nonzero for a real document.
+        pairs: pairs that go through the model at once.
+
+    Returns:
+        [queries, list_size] logits, 0 where there is no document.
+    """
+    real = mask.bool()
+    flat = {name: values[real] for name, values in inputs.items()}
+    lengths = flat["attention_mask"].sum(dim=-1)
+    order = lengths.argsort(stable=True)
+    logits = []
+    for chunk in order.split(pairs):
+        longest = int(lengths[chunk].max())
+        logits.append(model(**{name: values[chunk, :longest] for name, values in flat.items()}).logits[:, 0])
+    scores = torch.cat(logits)[order.argsort()]
+    return torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_scatter(real, scores)

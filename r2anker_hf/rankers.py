@@ -1,0 +1,263 @@
+"""CrossEncoderRanker: score pairs, rerank a run, and save so that every loader gives the same scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .collator import PairEncoder
+from .collection import Collection
+from .records import InputError
+from .run import Run
+
+IDENTITY = "torch.nn.modules.linear.Identity"
+BUFFER = 4096  # pairs tokenised and sorted by length together: bounds memory, keeps batches of like length
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+class CrossEncoderRanker:
+    """A cross-encoder that scores (query, document) pairs (R2ANKER, Eq. 1); scores are raw logits.
+
+    Args:
+        model: sequence classifier with one label.
+        tokenizer: its fast tokenizer.
+        max_length: tokens of a pair.
+        max_query_length: tokens of a query; default half of a pair.
+        batch_size: pairs that go through the model at once.
+        dtype: precision of the forward pass; `torch.bfloat16` is several times faster on hardware that has it, at
+            about two correct digits, so measured figures use float32.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 128,
+        max_query_length: int | None = None,
+        batch_size: int = 64,
+        dtype: torch.dtype = torch.float32,
+    ):
+        if model.config.num_labels != 1:
+            raise InputError(f"{model.name_or_path}: a ranker has one label, this model has {model.config.num_labels}")
+        self.model, self.tokenizer, self.batch_size, self.dtype = model, tokenizer, batch_size, dtype
+        self.encoder = PairEncoder(tokenizer, max_length, max_query_length)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike,
+        revision: str | None = None,
+        max_length: int | None = None,
+        max_query_length: int | None = None,
+        fresh_head: bool = False,
+        device: str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> CrossEncoderRanker:
+        """Load a ranker from a folder or the Hub, or any encoder to train one from.
+
+        Args:
+            model: folder or Hub id.
+            revision: commit on the Hub; without one the newest is loaded, with a warning.
+            max_length: tokens of a pair; default what the ranker was trained with, or 128.
+            max_query_length: tokens of a query; likewise.
+            fresh_head: allow (and expect) a checkpoint without a trained classification head.
+            device: where it runs; default a GPU where there is one.
+            kwargs: to `CrossEncoderRanker`.
+
+        Raises:
+            InputError: no model there, no tokenizer, several labels, or no trained head and `fresh_head` not said.
+        """
+        _check_folder(model)
+        if not Path(model).is_dir() and revision is None:
+            warnings.warn(f"{model} is loaded at its newest commit; pin it with a revision", stacklevel=2)
+        try:
+            loaded, info = AutoModelForSequenceClassification.from_pretrained(
+                model, revision=revision, num_labels=1, output_loading_info=True, ignore_mismatched_sizes=fresh_head
+            )
+            tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, use_fast=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{model}: cannot be loaded as a ranker: {str(error).splitlines()[0]}") from error
+        untrained = sorted(name for name in info["missing_keys"] if "classifier" in name or "score" in name)
+        if untrained and not fresh_head:
+            raise InputError(f"{model}: has no trained head ({', '.join(untrained)} missing): train it first")
+        limits = getattr(loaded.config, "r2anker", None) or {}
+        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        max_length = max_length or limits.get("max_length", 128)
+        return cls(loaded, tokenizer, max_length, max_query_length or limits.get("max_query_length"), **kwargs)
+
+    def score(self, pairs: Iterable[tuple[str, str]], progress: bool = False, total: int | None = None) -> np.ndarray:
+        """Score (query, document) text pairs.
+
+        Args:
+            pairs: any number of them, also a generator; `BUFFER` are held at a time.
+            progress: show a bar.
+            total: pairs to come, for the bar.
+
+        Returns:
+            [pairs] float32 logits in the order given; higher is more relevant.
+
+        Raises:
+            InputError: a score is not a number: the weights are broken.
+        """
+        scores = []
+        with tqdm(total=total, unit="pair", disable=not progress, desc="rerank") as bar:
+            for buffer in _buffers(pairs, BUFFER):
+                scores.append(self._score_buffer(buffer, bar))
+        result = np.concatenate(scores) if scores else np.zeros(0, np.float32)
+        if np.isnan(result).any():
+            raise InputError(f"{self.model.name_or_path}: scores are NaN; the weights or the precision are broken")
+        return result
+
+    def rerank(self, run: Run, collection: Collection, depth: int = 1000, progress: bool = False) -> Run:
+        """Order the top `depth` documents of each of the collection's queries anew; deeper ones are left out.
+
+        Args:
+            run: a first stage.
+            collection: texts of queries and documents; queries of the run that it lacks are left out.
+            depth: documents reranked a query (the paper: 1000).
+            progress: show a bar.
+
+        Returns:
+            A run with the ranker's logits as scores. Ties are broken by document id, as in every run.
+
+        Raises:
+            InputError: the run names a document that the corpus lacks, or shares no query with the collection.
+        """
+        known = [query_id for query_id in run if query_id in collection.queries]
+        if not known:
+            raise InputError(f"run {run.name!r} and {collection.name} ({collection.split}) have no query in common")
+        keys = [(query_id, document.doc_id) for query_id in known for document in run[query_id][:depth]]
+        texts = ((collection.queries[query_id], collection.corpus.text(doc_id)) for query_id, doc_id in keys)
+        lists: dict[str, list[tuple[str, float]]] = {query_id: [] for query_id in known}
+        for (query_id, doc_id), score in zip(keys, self.score(texts, progress, len(keys)), strict=True):
+            lists[query_id].append((doc_id, float(score)))
+        return Run(lists, name=f"{run.name}+ranker")
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write safetensors, tokenizer and configuration.
+
+        transformers, sentence-transformers' CrossEncoder (5.1 and 6) and `from_pretrained` load the folder and give
+        the same scores: the Identity activation stands in all three places that loaders read, the tokenizer has its
+        real class and explicit input names, and `model_max_length` is this ranker's.
+        """
+        folder = Path(folder)
+        limits = {"max_length": self.encoder.max_length, "max_query_length": self.encoder.max_query_length}
+        self.model.config.r2anker = limits
+        self.model.config.id2label, self.model.config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
+        self.model.config.sbert_ce_default_activation_function = IDENTITY
+        library = _installed("sentence-transformers")
+        self.model.config.sentence_transformers = {"activation_fn": IDENTITY, "version": library}
+        self.model.save_pretrained(folder)
+        self.tokenizer.model_max_length = self.encoder.max_length
+        self.tokenizer.save_pretrained(folder)
+        _edit_json(folder / "tokenizer_config.json", _portable_tokenizer(self.tokenizer))
+        _edit_json(
+            folder / "config_sentence_transformers.json",
+            {
+                "model_type": "CrossEncoder",
+                "__version__": {"sentence_transformers": library},
+                "activation_fn": IDENTITY,
+                "prompts": {},
+                "default_prompt_name": None,
+            },
+        )
+
+    def _score_buffer(self, pairs: Sequence[tuple[str, str]], bar: tqdm) -> np.ndarray:
+        encoded = self.encoder([query for query, _ in pairs], [document for _, document in pairs])
+        lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+        scores = np.empty(len(pairs), np.float32)
+        order = np.argsort(-lengths, kind="stable")  # the longest first: a lack of memory shows at once
+        for start in range(0, len(pairs), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            scores[chosen] = self._logits({name: [values[i] for i in chosen] for name, values in encoded.items()})
+            bar.update(len(chosen))
+        return scores
+
+    @torch.inference_mode()
+    def _logits(self, encoded: Mapping[str, list[list[int]]]) -> np.ndarray:
+        device = self.model.device
+        inputs = {name: values.to(device) for name, values in self.encoder.pad(encoded).items()}
+        self.model.eval()
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.model(**inputs).logits[:, 0].float().cpu().numpy()
+
+
+def rerank_distributed(
+    ranker: CrossEncoderRanker, run: Run, collection: Collection, depth: int, progress: bool = False
+) -> Run:
+    """`CrossEncoderRanker.rerank` with the queries shared out over the processes; every process gets the whole run.
+
+    All processes of a launch must call it. On one process it is `rerank`.
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        return ranker.rerank(run, collection, depth, progress)
+    known = [query_id for query_id in run if query_id in collection.queries]
+    share = Run({query_id: run[query_id] for query_id in known[state.process_index :: state.num_processes]}, run.name)
+    mine = ranker.rerank(share, collection, depth, progress and state.is_main_process) if share else share
+    return Run.merge(gather_object([mine]), name=f"{run.name}+ranker")
+
+
+def _check_folder(model: str | os.PathLike) -> None:
+    folder = Path(model)
+    if folder.is_dir():
+        if not any((folder / name).exists() for name in WEIGHT_FILES):
+            raise InputError(f"{folder}: holds no model weights ({', '.join(WEIGHT_FILES)})")
+        if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json")):
+            raise InputError(f"{folder}: holds no tokenizer")
+    elif folder.is_absolute() or str(model).startswith(".") or str(model).count("/") > 1:
+        raise InputError(f"{model}: no such folder (give a model folder or a Hub repository 'owner/name')")
+
+
+def _buffers(pairs: Iterable[tuple[str, str]], size: int) -> Iterable[list[tuple[str, str]]]:
+    buffer: list[tuple[str, str]] = []
+    for pair in pairs:
+        buffer.append(pair)
+        if len(buffer) == size:
+            yield buffer
+            buffer = []
+    if buffer:
+        yield buffer
+
+
+def _portable_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    # a class that only transformers 5 knows would be loaded elsewhere without token_type_ids, and score differently
+    name = type(tokenizer).__name__
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast" if name == "TokenizersBackend" else name,
+        "model_input_names": list(tokenizer.model_input_names),
+        "is_local": None,
+        "local_files_only": None,
+    }
+
+
+def _edit_json(path: Path, changes: Mapping[str, Any]) -> None:
+    """Set keys of a JSON file, made anew where it is missing; None removes a key where it stands."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    removed = {name for name in content if changes.get(name, content) is None}
+    content = {name: value for name, value in {**content, **changes}.items() if name not in removed}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a machine that only trains
+        return "6.0.0"

@@ -1,0 +1,66 @@
+"""What a retriever is, and what it asks of a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from ..records import InputError, ScoredDocument
+from ..run import Run
+
+
+class IndexableCorpus(Protocol):
+    """Passages by position; `collection.Corpus` is one, and any list with these three members will do."""
+
+    ids: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def texts(self, start: int, stop: int) -> list[str]:
+        """Passages start..stop-1 as they are to be searched: title and text already joined."""
+        ...
+
+
+class Retriever(Protocol):
+    """A first stage over a fixed corpus."""
+
+    name: str
+
+    def search(self, queries: Mapping[str, str], depth: int) -> Run:
+        """The best `depth` documents of each query.
+
+        Args:
+            queries: query id -> text.
+            depth: documents a query at most, at least 1.
+
+        Returns:
+            One list for each query, in the order of `queries`; empty where nothing matches. Equal scores at the cut
+            are decided by Run's order, so that a shallow search is the top of a deep one.
+
+        Raises:
+            InputError: depth is below 1.
+        """
+        ...
+
+
+def cut(found: Iterable[tuple[str, float]], depth: int) -> tuple[ScoredDocument, ...]:
+    """The first `depth` of (doc_id, score) pairs in any order. Run, and nobody else, says which of two ties is first.
+
+    >>> [document.doc_id for document in cut([("b", 1.0), ("a", 2.0), ("c", 0.5)], depth=2)]
+    ['a', 'b']
+    """
+    return Run({"": found}).top(depth)[""]
+
+
+def check_depth(depth: int) -> None:
+    """Raise InputError unless `depth` is a whole number of at least 1."""
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+        raise InputError(f"depth is {depth!r}, but a ranked list needs a whole number of at least 1")
+
+
+def check_corpus(corpus: IndexableCorpus) -> None:
+    """Raise InputError for a corpus without passages, or with another number of ids."""
+    if len(corpus) == 0:
+        raise InputError("the corpus is empty: there is nothing to retrieve from")
+    if len(corpus.ids) != len(corpus):
+        raise InputError(f"the corpus has {len(corpus)} passages but {len(corpus.ids)} ids")

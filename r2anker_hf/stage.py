@@ -1,0 +1,154 @@
+"""A stage of a recipe: one new folder, written beside its place and renamed at the end, with its provenance."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .config import CONFIG_FILE, save_config
+from .files import sha256_file
+from .records import InputError
+
+PROVENANCE_FILE = "provenance.json"
+PACKAGES = (
+    *("r2anker_hf", "torch", "transformers", "datasets", "huggingface-hub", "accelerate", "peft"),
+    *("sentence-transformers", "faiss-cpu", "faiss-gpu", "bm25s", "evaluate", "ir_measures", "numpy"),
+)
+
+
+def run_stage(
+    config: Any, output_dir: str | os.PathLike, inputs: Mapping[str, str | Path], work: Callable[[Path], None]
+) -> None:
+    """Do a stage's work in `.NAME.partial` beside `output_dir`, and rename it once everything is written.
+
+    A killed stage leaves nothing that looks finished. The same command again goes on in the partial folder, where
+    `work` may find what it wrote before; another configuration or input starts afresh. A finished stage is not done
+    twice. Every process of a distributed launch calls this; the main one alone touches the folders.
+
+    Args:
+        config: dataclass, or a tuple of them, saved as `config.yaml`.
+        output_dir: the stage's folder.
+        inputs: what the stage reads: a path (hashed), or a text such as a revision.
+        work: writes the stage's files into the folder that it is given.
+
+    Raises:
+        InputError: `output_dir` holds another stage's result; nothing is overwritten.
+    """
+    from accelerate import PartialState
+
+    state = PartialState()
+    final = Path(output_dir)
+    partial = final.with_name(f".{final.name}.partial")
+    digests = {name: _digest(value) for name, value in inputs.items()}
+    if final.exists():
+        if not _is_of(final, config, digests):
+            raise InputError(f"{final}: exists, with another configuration or input; remove it or choose another name")
+        if state.is_main_process:
+            print(f"{final}: finished before, nothing to do")
+        return
+    started = time.time()
+    if state.is_main_process:
+        _prepare(partial, config, digests)
+    state.wait_for_everyone()
+    work(partial)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _write_provenance(partial, config, digests, time.time() - started)
+        os.replace(partial, final)
+    state.wait_for_everyone()
+
+
+def reference(source: str, revision: str | None = None) -> str | Path:
+    """What a stage records of a model or dataset: a local folder (its files are hashed), or a Hub id with its commit.
+
+    >>> reference("owner/name", "0123abc")
+    'owner/name@0123abc'
+    """
+    return Path(source) if Path(source).exists() else f"{source}@{revision or 'main'}"
+
+
+def _prepare(partial: Path, config: Any, digests: Mapping[str, str]) -> None:
+    if partial.exists() and not _is_of(partial, config, digests):
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    save_config(config, partial)
+    _write_json(partial / PROVENANCE_FILE, {"inputs": dict(digests)})
+
+
+def _is_of(folder: Path, config: Any, digests: Mapping[str, str]) -> bool:
+    """Whether a folder was begun with this configuration and these inputs."""
+    import tempfile
+
+    try:
+        inputs = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))["inputs"]
+        with tempfile.TemporaryDirectory() as scratch:
+            same = save_config(config, scratch).read_bytes() == (folder / CONFIG_FILE).read_bytes()
+    except (OSError, ValueError, KeyError):
+        return False
+    return same and inputs == dict(digests)
+
+
+def _write_provenance(folder: Path, config: Any, digests: Mapping[str, str], seconds: float) -> None:
+    parts = config if isinstance(config, tuple) else (config,)
+    seeds = [part.seed for part in parts if hasattr(part, "seed")]
+    _write_json(
+        folder / PROVENANCE_FILE,
+        {
+            "inputs": dict(digests),
+            "seed": seeds[0] if seeds else None,
+            "recipe": Path(sys.argv[0]).name,
+            "packages": {name: found for name in PACKAGES if (found := _version(name))},
+            "python": platform.python_version(),
+            "git_commit": _git_commit(),
+            "hardware": _hardware(),
+            "seconds_of_last_launch": round(seconds, 1),
+        },
+    )
+
+
+def _digest(value: str | Path) -> str:
+    if not isinstance(value, Path):
+        return value
+    if value.is_file():
+        return f"sha256:{sha256_file(value)}"
+    if not value.is_dir():
+        raise InputError(f"{value}: no such file or folder")
+    import hashlib
+
+    digest = hashlib.sha256()
+    for path in sorted(p for p in value.rglob("*") if p.is_file() and p.name != PROVENANCE_FILE):
+        digest.update(f"{path.relative_to(value).as_posix()} {sha256_file(path)}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"machine": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).parent
+    answer = subprocess.run(["git", "-C", str(here), "rev-parse", "--verify", "-q", "HEAD"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

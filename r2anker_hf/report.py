@@ -75,6 +75,34 @@ def read_report(path: str | os.PathLike) -> EvaluationReport:
         raise InputError(f"{path}: is no report ({error})") from None
 
 
+def text_table(report: EvaluationReport) -> str:
+    """Means with intervals for a terminal.
+
+    One row a system; below, one line a measure for each reranking against its first stage (any other system: against
+    the first one) with difference and Holm-corrected p.
+    """
+    width = max(len(system.name) for system in report.systems)
+    columns = [f"{measure:>9} {'[interval]':<15}" for measure in report.measures]
+    lines = [f"{report.collection.name}, {report.collection.split}: {len(report.query_ids)} queries", ""]
+    lines.append("  ".join([f"{'':{width}}", *columns]).rstrip())
+    for system in report.systems:
+        cells = [system.scores[measure] for measure in report.measures]
+        texts = [f"{cell.mean:9.4f} [{cell.low:.3f}, {cell.high:.3f}] " for cell in cells]
+        lines.append("  ".join([f"{system.name:{width}}", *texts]).rstrip())
+    baseline = report.systems[0].name
+    pairs = [(s.first_stage.name if s.first_stage else baseline, s.name) for s in report.systems[1:]]
+    found = [report.comparison(measure, *pair) for pair in pairs for measure in report.measures]
+    lines += ["", *(_comparison_line(comparison) for comparison in found if comparison)]
+    return "\n".join(lines)
+
+
+def _comparison_line(comparison: Comparison) -> str:
+    return (
+        f"{comparison.system} against {comparison.baseline}, {comparison.measure}: {signed(comparison.difference)}, "
+        f"p {p_value(comparison.p_corrected)} ({comparison.wins} wins, {comparison.losses} losses)"
+    )
+
+
 def per_query_lines(report: EvaluationReport) -> Iterator[str]:
     """Lines of per_query.tsv: a header, then query_id, measure and one column of values a system."""
     names = [system.name for system in report.systems]

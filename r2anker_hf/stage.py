@@ -139,7 +139,8 @@ def _hardware() -> dict[str, Any]:
 
 def _git_commit() -> str | None:
     here = Path(__file__).parent
-    answer = subprocess.run(["git", "-C", str(here), "rev-parse", "--verify", "-q", "HEAD"], capture_output=True, text=True, check=False)
+    command = ["git", "-C", str(here), "rev-parse", "--verify", "-q", "HEAD"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     return answer.stdout.strip() or None
 
 

@@ -48,8 +48,10 @@ def mine(config: MiningConfig, collection: Collection, folder: Path) -> None:
         runs = {name: Run.read_trec(path, name) for name, path in config.runs.items()}
         manifest = write_candidates(folder, collection, runs, config.depth)
         for name, counts in manifest["retrievers"].items():
-            print(f"{name}: {counts['candidates']} candidates, the positive among them for "
-                  f"{counts['queries_whose_positive_is_found']} of {manifest['queries']} queries")
+            print(
+                f"{name}: {counts['candidates']} candidates, the positive among them for "
+                f"{counts['queries_whose_positive_is_found']} of {manifest['queries']} queries"
+            )
 
 
 if __name__ == "__main__":

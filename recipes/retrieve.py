@@ -39,7 +39,7 @@ class RetrievalConfig:
     model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
     batch_size: int = field(default=64, metadata={"help": "Dense: texts encoded at once."})
     dtype: str | None = field(default=None, metadata={"help": "Dense: bfloat16 encodes faster; default float32."})
-    index: str | None = field(default=None, metadata={"help": "Dense: folder that keeps the vectors for other splits."})
+    index: str | None = field(default=None, metadata={"help": "Dense: folder that keeps vectors for other splits."})
 
 
 def main(config: RetrievalConfig) -> None:

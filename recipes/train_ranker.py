@@ -42,7 +42,7 @@ class RankerConfig:
     negatives_split: str = field(default="train", metadata={"help": "Split of the candidates."})
     max_length: int = field(default=128, metadata={"help": "Tokens of a pair (appendix C)."})
     max_query_length: int | None = field(default=None, metadata={"help": "Tokens of a query; default half a pair."})
-    collection: str | None = field(default=None, metadata={"help": "Collection whose dev split chooses the checkpoint."})
+    collection: str | None = field(default=None, metadata={"help": "Its dev split chooses the checkpoint."})
     collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
     revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
     use_titles: bool = field(default=True, metadata={"help": "Dev passages are title and text, or text alone."})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..collection import Collection, Corpus
+from ..files import sha256_file
 from ..records import Document, InputError
 from ..run import Run
 
@@ -111,25 +112,44 @@ def load_candidates(source: str | os.PathLike, split: str = "train", revision: s
     Raises:
         InputError: the folder holds no candidates, or none of that split.
     """
+    folder = Path(source)
+    if folder.is_dir():
+        return _load_folder(folder, split)
+    if folder.is_absolute() or str(source).count("/") != 1:
+        raise InputError(f"{source}: no such folder (give one that mine.py wrote, or a Hub repository 'owner/name')")
+    if revision is None:
+        warnings.warn(f"{source} is read at its newest commit; pin it with a revision", stacklevel=2)
+    return _load_hub(str(source), split, revision)
+
+
+def _load_folder(folder: Path, split: str) -> Candidates:
+    files = sorted(path.stem for path in (folder / "candidates").glob("*.parquet"))
+    if split not in files:
+        raise InputError(f"{folder}: holds no candidates of split {split!r}; there are: {', '.join(files) or 'none'}")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    rows = _mapped(folder / "candidates" / f"{split}.parquet")
+    return Candidates(rows, Corpus(_mapped(folder / "corpus" / "corpus.parquet"), manifest["use_titles"]), manifest)
+
+
+def _load_hub(repo: str, split: str, revision: str | None) -> Candidates:
     from datasets import load_dataset
     from huggingface_hub import hf_hub_download
 
-    folder = Path(source)
-    if folder.is_dir():
-        files = sorted(path.stem for path in (folder / "candidates").glob("*.parquet"))
-        if split not in files:
-            raise InputError(f"{folder}: holds no candidates of split {split!r}; there are: {', '.join(files) or 'none'}")
-        manifest_path = str(folder / "manifest.json")
-    elif str(source).count("/") == 1 and not folder.is_absolute():
-        if revision is None:
-            warnings.warn(f"{source} is read at its newest commit; pin it with a revision", stacklevel=2)
-        manifest_path = hf_hub_download(str(source), "manifest.json", repo_type="dataset", revision=revision)
-    else:
-        raise InputError(f"{source}: no such folder (give one that mine.py wrote, or a Hub repository 'owner/name')")
+    manifest_path = hf_hub_download(repo, "manifest.json", repo_type="dataset", revision=revision)
     manifest = json.loads(Path(manifest_path).read_text(encoding="utf-8"))
-    rows = load_dataset(str(source), "candidates", split=split, revision=revision)
-    corpus = load_dataset(str(source), "corpus", split="corpus", revision=revision)
+    rows = load_dataset(repo, "candidates", split=split, revision=revision)
+    corpus = load_dataset(repo, "corpus", split="corpus", revision=revision)
     return Candidates(rows, Corpus(corpus, manifest["use_titles"]), manifest)
+
+
+def _mapped(path: Path) -> Any:
+    """A Parquet file, memory-mapped. `load_dataset` of a folder caches by the folder's name, and would return the rows
+    that stood there before it was mined again; a cache named by the content's hash cannot."""
+    from datasets import Dataset
+    from huggingface_hub.constants import HF_HOME
+
+    cache = Path(HF_HOME) / "r2anker_hf" / "parquet" / sha256_file(path)
+    return Dataset.from_parquet(str(path), cache_dir=str(cache))
 
 
 class _Counts:

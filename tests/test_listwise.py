@@ -1,0 +1,162 @@
+"""The trainer's loss is that of the whole batch however it is split, and an interrupted training ends the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from listwise_toy import losses, rows, text, trainer
+from torch.utils.data import DataLoader
+
+from r2anker_hf.attention import matmul_attention, use_matmul_attention
+from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
+from r2anker_hf.listwise import EpochSampler, ListwiseConfig, TrainingGroups, score_groups
+from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.records import InputError
+
+BATCHES = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model, tmp_path_factory):
+    """Losses of batch 8."""
+    trained = trainer(tiny_model, str(tmp_path_factory.mktemp("reference")), **BATCHES)
+    trained.train()
+    return losses(trained)
+
+
+def test_training_learns(reference):
+    assert len(reference) == 6 and reference[-1] < reference[0]
+
+
+@pytest.mark.parametrize(("size", "steps"), [(1, 8), (4, 2)])
+def test_batch_size_and_accumulation_can_be_exchanged(tiny_model, tmp_path, reference, size, steps):
+    options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "dropout": 0.0}
+    trained = trainer(tiny_model, str(tmp_path), **options)
+    trained.train()
+    assert losses(trained) == pytest.approx(reference, abs=5e-5)
+
+
+def test_two_processes_have_the_loss_of_one(tiny_model, tmp_path, reference):
+    options = {"per_device_train_batch_size": 4, "dropout": 0.0}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    script = Path(__file__).with_name("listwise_toy.py")
+    command = [*launch, str(script), str(tiny_model), str(tmp_path), json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(reference, abs=5e-5)
+
+
+def test_workers_change_nothing(tiny_model, tmp_path, reference):
+    trained = trainer(tiny_model, str(tmp_path), dataloader_num_workers=2, **BATCHES)
+    trained.train()
+    assert losses(trained) == pytest.approx(reference, abs=1e-6)
+
+
+def test_resuming_gives_the_weights_of_an_unbroken_run(tiny_model, tmp_path):
+    options = {**BATCHES, "dropout": 0.1, "save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps"}
+    whole = trainer(tiny_model, str(tmp_path), eval_steps=4, **options)
+    whole.train()
+    again = trainer(tiny_model, str(tmp_path), eval_steps=4, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))  # in the middle of the second epoch
+    assert losses(again)[-2:] == losses(whole)[-2:]
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], weights), name
+
+
+def test_dev_measure_is_logged(tiny_model, tmp_path):
+    trained = trainer(tiny_model, str(tmp_path), eval_strategy="steps", eval_steps=3, **BATCHES)
+    trained.train()
+    logged = [entry["eval_MRR@10"] for entry in trained.state.log_history if "eval_MRR@10" in entry]
+    assert logged == [0.5, 0.5]
+
+
+def test_frozen_embeddings_stay(tiny_model, tmp_path):
+    trained = trainer(tiny_model, str(tmp_path), freeze_embeddings=True, **BATCHES)
+    before = trained.model.get_input_embeddings().weight.clone()
+    trained.train()
+    assert torch.equal(trained.model.get_input_embeddings().weight, before)
+
+
+def test_groups_of_a_loader_depend_on_the_epoch_in_the_index():
+    config = ListwiseConfig(output_dir="unused", num_negatives=3, mixed_precision="no", use_cpu=True)
+    groups = TrainingGroups(rows(), text, config)
+    first, again, later = groups[(0, 5)], groups[(0, 5)], groups[(1, 5)]
+    assert first == again and first["labels"] == [1.0, 0.0, 0.0, 0.0][: len(first["documents"])]
+    assert first["documents"][0] == later["documents"][0] == text("d5")
+    assert [groups[(epoch, 3)] for epoch in range(4)] != [groups[(0, 3)]] * 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_query_once_an_epoch_and_whole_batches(workers):
+    sampler = EpochSampler(size=10, whole_batch=4, seed=7)
+    drawn = [list(iter(sampler)) for _ in range(2)]
+    sampler.set_epoch(1)
+    other = list(iter(sampler))
+    assert drawn[0] == drawn[1] and len(other) == 12
+    assert sorted(index for _, index in other[:10]) == list(range(10)) and other[10:] == other[:2]
+    assert [index for _, index in other] != [index for _, index in drawn[0]]
+    loader = DataLoader(range(100), sampler=[index for _, index in other], num_workers=workers)
+    assert len(list(loader)) == 12
+
+
+def test_scores_of_a_group_are_those_of_its_pairs_one_by_one(tiny_model):
+    ranker = CrossEncoderRanker.from_pretrained(tiny_model, device="cpu")
+    features = [
+        {"query": "cat", "documents": [text(f"d{i}") for i in range(size)], "labels": [1.0] * size}
+        for size in (1, 4, 2)
+    ]
+    batch = GroupedListwiseCollator(PairEncoder(ranker.tokenizer))(features)
+    mask = batch.pop("mask")
+    batch.pop("labels")
+    for pairs in (1, 3, 64):
+        with torch.inference_mode():
+            scores = score_groups(ranker.model, batch, mask, pairs)
+        for row, feature in enumerate(features):
+            singles = ranker.score([("cat", document) for document in feature["documents"]])
+            assert scores[row, : len(singles)].tolist() == pytest.approx(singles.tolist(), abs=1e-5)
+            assert scores[row, len(singles) :].abs().sum() == 0
+
+
+def test_matmul_attention_is_the_model_s_own(tiny_model):
+    ranker = CrossEncoderRanker.from_pretrained(tiny_model, device="cpu")
+    pairs = [("cat", "the cat " * length) for length in (1, 7, 20)]
+    expected = ranker.score(pairs)
+    use_matmul_attention(ranker.model)
+    assert ranker.model.config._attn_implementation != "sdpa"
+    assert ranker.score(pairs).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_matmul_attention_has_the_gradient_of_pytorch_s():
+    query, key, value = (torch.randn(2, 3, 5, 4, requires_grad=True) for _ in range(3))
+    mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    mask[1, :, :, 3:] = False
+    ours, _ = matmul_attention(torch.nn.Module(), query, key, value, mask)
+    theirs = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    weights = torch.randn_like(ours)
+    gradients = [torch.autograd.grad((out * weights).sum(), (query, key, value)) for out in (ours, theirs)]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"policy": "onion"}, "choices: union"),
+        ({"num_negatives": 0}, "num_negatives is 0"),
+        ({"mixed_precision": "half"}, "choices: auto, no, bf16, fp16"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        ListwiseConfig(output_dir="unused", **options)
+
+
+def test_defaults_are_the_paper_s():
+    config = ListwiseConfig(output_dir="unused", use_cpu=True)
+    assert (config.learning_rate, config.per_device_train_batch_size, config.num_train_epochs) == (1e-5, 12, 2)
+    assert (config.num_negatives, config.depth, config.policy, config.seed) == (40, 200, "union", 42)
+    assert (config.warmup_steps, config.weight_decay) == (0.1, 0.1)

@@ -1,0 +1,173 @@
+"""The recipes run end to end with a tiny model, every YAML file parses, and bad input ends with one line, code 2."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from r2anker_hf.config import parse_config
+from r2anker_hf.run import Run
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RECIPES = REPOSITORY / "recipes"
+SIZES = "--collection_options passages=150 test=20 dev=15"
+STAGES = ("retrieve", "mine", "train_ranker", "rerank", "score")
+LAUNCH = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
+
+
+def launch(command, **environment):
+    """Run in the repository with this interpreter first on the path."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, **{key: str(value) for key, value in environment.items()}}
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, timeout=600)
+
+
+def recipe(stage):
+    spec = importlib.util.spec_from_file_location(stage, RECIPES / f"{stage}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[stage] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def configs(stage):
+    module = recipe(stage)
+    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == stage]
+    return [*own, module.ListwiseConfig] if stage == "train_ranker" else own
+
+
+@pytest.fixture(scope="module")
+def story(tiny_model, tmp_path_factory):
+    """recipes/run.sh nano at toy size, run once."""
+    out = tmp_path_factory.mktemp("story") / "nano"
+    training = "--max_steps 4 --per_device_train_batch_size 4 --num_negatives 3 --use_cpu true --mixed_precision no"
+    environment = {"OUT": out, "MODEL": tiny_model, "RETRIEVER": tiny_model, "COMMON": SIZES, "TRAINING": training}
+    done = launch(["bash", "recipes/run.sh", "nano"], **environment)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return out, done.stdout, environment
+
+
+def test_the_story_ends_with_a_table_and_a_report(story):
+    out, printed, _ = story
+    table = printed[printed.rindex("== score") :]
+    for system in ("bm25", "dense", "ranker_over_bm25", "ranker_over_dense"):
+        assert f"\n{system} " in table
+    assert "ranker_over_bm25 against bm25, MRR@10:" in table and "report.html" in table
+    report = json.loads((out / "report" / "report.json").read_text())
+    assert len(report["query_ids"]) == 20
+    html = (out / "report" / "report.html").read_text()
+    assert "ranker_over_dense" in html and "http://" not in html.replace("http://www.w3.org", "")
+
+
+def test_every_stage_left_one_folder_with_config_and_provenance(story):
+    out, _, _ = story
+    folders = [*(out / "runs").glob("*/*"), out / "negatives", out / "ranker", out / "report"]
+    assert len(folders) == 11
+    for folder in folders:
+        provenance = json.loads((folder / "provenance.json").read_text())
+        assert provenance["inputs"] and provenance["packages"]["torch"], folder
+        assert yaml.safe_load((folder / "config.yaml").read_text())["output_dir"] == str(folder)
+    assert not list(out.rglob(".*partial*")) and not (out / "ranker" / "checkpoints").exists()
+
+
+def test_rerankings_hold_the_first_stage_s_documents(story):
+    out, _, _ = story
+    for first in ("bm25", "dense"):
+        before = Run.read_trec(out / "runs/test" / first / "run.trec").top(30)
+        after = Run.read_trec(out / f"runs/test/ranker_over_{first}/run.trec")
+        assert {q: {d.doc_id for d in after[q]} for q in after} == {q: {d.doc_id for d in before[q]} for q in before}
+        assert any([d.doc_id for d in after[q]] != [d.doc_id for d in before[q]] for q in after)
+
+
+def test_a_second_run_does_nothing_twice(story):
+    out, _, environment = story
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    done = launch(["bash", "recipes/run.sh", "nano"], **environment)
+    assert done.returncode == 0 and done.stdout.count("finished before") == 11
+    assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+
+def test_two_processes_rerank_to_the_same_order(story, tmp_path):
+    out, _, _ = story
+    command = [sys.executable, *LAUNCH.split(), "--main_process_port", "0", "recipes/rerank.py", "--config"]
+    command += ["recipes/nano/rerank.yaml", *SIZES.split(), "--ranker", str(out / "ranker"), "--split", "test"]
+    done = launch([*command, "--run", str(out / "runs/test/bm25/run.trec"), "--output_dir", str(tmp_path / "two")])
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (Run.read_trec(f / "run.trec") for f in (out / "runs/test/ranker_over_bm25", tmp_path / "two"))
+    assert one.keys() == two.keys()
+    for query_id in one:
+        scores = {document.doc_id: document.score for document in two[query_id]}
+        assert [scores[d.doc_id] for d in one[query_id]] == pytest.approx([d.score for d in one[query_id]], abs=1e-5)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_yaml_parses(path):
+    if path.parent.name == "accelerate_configs":
+        from accelerate.commands.config.config_args import load_config_from_file
+
+        assert load_config_from_file(str(path)).num_processes >= 1
+        return
+    stage = "retrieve" if path.stem.startswith("retrieve_") else path.stem
+    required = {"output_dir": "x", "negatives": "x", "ranker": "x", "run": "x", "runs": "bm25=x", "model": "x"}
+    if stage == "train_ranker":
+        required |= {"use_cpu": "true", "mixed_precision": "no"}  # no GPU is needed to parse
+    given = yaml.safe_load(path.read_text())
+    fields = {field for config in configs(stage) for field in config.__dataclass_fields__}
+    options = [f"--{key}={value}" for key, value in required.items() if key in fields and key not in given]
+    options = [word for option in options for word in option.split("=", 1)]
+    parsed = parse_config(*configs(stage), args=["--config", str(path), *options])
+    assert any(getattr(part, "collection", None) == given["collection"] for part in parsed)
+
+
+def test_folders_differ_in_values_alone():
+    names = {folder: {path.name for path in (RECIPES / folder).glob("*.yaml")} for folder in ("nano", "scifact")}
+    for folder in ("nfcorpus", "msmarco", "scifact"):
+        assert {path.name for path in (RECIPES / folder).glob("*.yaml")} == names["nano"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_says_what_the_recipe_does(stage):
+    done = launch([sys.executable, f"recipes/{stage}.py", "--help"])
+    assert done.returncode == 0 and "--output_dir" in done.stdout
+    assert recipe(stage).__doc__.splitlines()[0] in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("retrieve.py --collection /nowhere/at/all --output_dir OUT", "no such folder"),
+        ("retrieve.py --collection apidocs --retriever dense --output_dir OUT", "--model is needed"),
+        ("retrieve.py --collection apidocs --preset anserini --output_dir OUT", "msmarco-tuned"),
+        ("mine.py --collection apidocs --runs bm25=gone.trec --output_dir OUT", "gone.trec: no such file"),
+        ("train_ranker.py --negatives /nowhere/at/all --model x --use_cpu true --output_dir OUT", "no such folder"),
+        ("rerank.py --ranker /nowhere/at/all --collection apidocs --run gone.trec --output_dir OUT", "gone.trec"),
+        ("score.py --runs a=gone.trec --output_dir OUT", "give --collection, --qrels, or both"),
+        ("score.py --runs a=gone.trec --qrels gone.tsv --output_dir OUT", "gone.trec: no such file"),
+        ("score.py --runs a=x --qrelz y --output_dir OUT", "--qrels"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(command, message, tmp_path):
+    name, *options = command.replace("OUT", str(tmp_path / "out")).split()
+    sizes = SIZES.split() if "apidocs" in command else []
+    done = launch([sys.executable, "-W", "ignore", f"recipes/{name}", *options, *sizes])
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr[-2000:]
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_published_figures_of_dl19(shared_data, tmp_path):
+    pool = shared_data / "msmarco-dl19-pool"
+    names = {"bm25": "BM25", "splade": "SPLADE_P_P_ENSEMBLE_DISTIL", "repllama": "REP_LLAMA"}
+    runs = [f"{name}={pool / 'runs' / file}.trec" for name, file in names.items()]
+    qrels = str(pool / "qrels/test.official-full.tsv")
+    command = [sys.executable, "recipes/score.py", "--qrels", qrels, "--runs", *runs]
+    done = launch([*command, "--measures", "nDCG@10", "--output_dir", str(tmp_path / "report")])
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    figures = {system["name"]: round(system["scores"]["nDCG@10"]["mean"], 4) for system in report["systems"]}
+    assert figures == {"bm25": 0.5058, "splade": 0.7308, "repllama": 0.7384}

@@ -1,0 +1,82 @@
+"""A stage's folder is whole or absent, goes on after a break, and is never overwritten by another stage."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from r2anker_hf.records import InputError
+from r2anker_hf.stage import reference, run_stage
+
+
+@dataclass
+class Config:
+    depth: int = 3
+    seed: int = 42
+
+
+def write(folder):
+    (folder / "run.trec").write_text("done")
+
+
+def test_config_and_provenance_stand_beside_the_result(tmp_path):
+    (tmp_path / "input.trec").write_text("x")
+    run_stage(Config(), tmp_path / "out", {"run": tmp_path / "input.trec", "collection": "name@rev"}, write)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.yaml", "provenance.json", "run.trec"}
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    digest = "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # of the letter x
+    assert provenance["inputs"] == {"run": digest, "collection": "name@rev"}
+    assert provenance["seed"] == 42 and "torch" in provenance["packages"]
+    assert str(tmp_path) not in json.dumps(provenance)
+
+
+def test_a_broken_stage_leaves_nothing_that_looks_finished_and_goes_on(tmp_path):
+    def breaks(folder):
+        (folder / "shard-0").write_text("kept")
+        raise RuntimeError("killed")
+
+    def goes_on(folder):
+        assert (folder / "shard-0").read_text() == "kept"
+        write(folder)
+
+    with pytest.raises(RuntimeError):
+        run_stage(Config(), tmp_path / "out", {}, breaks)
+    assert not (tmp_path / "out").exists()
+    run_stage(Config(), tmp_path / "out", {}, goes_on)
+    assert (tmp_path / "out" / "run.trec").exists() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_another_configuration_does_not_go_on_from_the_rest(tmp_path):
+    def breaks(folder):
+        (folder / "shard-0").write_text("stale")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        run_stage(Config(), tmp_path / "out", {}, breaks)
+    run_stage(Config(depth=4), tmp_path / "out", {}, write)
+    assert not (tmp_path / "out" / "shard-0").exists()
+
+
+def test_a_finished_stage_is_neither_repeated_nor_overwritten(tmp_path, capsys):
+    run_stage(Config(), tmp_path / "out", {"model": "a@1"}, write)
+    run_stage(Config(), tmp_path / "out", {"model": "a@1"}, pytest.fail)
+    assert "finished before" in capsys.readouterr().out
+    for config, inputs in ((Config(depth=4), {"model": "a@1"}), (Config(), {"model": "a@2"})):
+        with pytest.raises(InputError, match="another configuration or input"):
+            run_stage(config, tmp_path / "out", inputs, pytest.fail)
+
+
+def test_inputs_that_are_missing_are_named(tmp_path):
+    with pytest.raises(InputError, match="gone.trec: no such file"):
+        run_stage(Config(), tmp_path / "out", {"run": tmp_path / "gone.trec"}, write)
+
+
+def test_a_folder_is_hashed_by_its_files(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("1")
+    run_stage(Config(), tmp_path / "a", {"model": reference(str(tmp_path / "model"))}, write)
+    (tmp_path / "model" / "weights").write_text("2")
+    run_stage(Config(), tmp_path / "b", {"model": reference(str(tmp_path / "model"))}, write)
+    inputs = [json.loads((tmp_path / name / "provenance.json").read_text())["inputs"]["model"] for name in "ab"]
+    assert inputs[0] != inputs[1]
+    assert reference("owner/name", "abc") == "owner/name@abc"

@@ -49,7 +49,7 @@ def matmul_attention(
 
 
 def use_matmul_attention(model: PreTrainedModel) -> None:
-    """Switch a model to `matmul_attention` where its architecture lets attention be chosen; others stay as they are."""
+    """Switch a model to `matmul_attention`; one whose architecture fixes its attention stays as it is."""
     if model._supports_attention_backend and model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, matmul_attention)
         AttentionMaskInterface.register(NAME, sdpa_mask)

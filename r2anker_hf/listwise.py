@@ -12,14 +12,15 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from .attention import use_matmul_attention
 from .collator import GroupedListwiseCollator
-from .losses import softmax_cross_entropy
-from .negatives.sampling import draw, permutation, policy_named
+from .losses import kl_divergence, softmax_cross_entropy
+from .negatives.sampling import draw, draw_ranked, permutation, policy_named
 from .records import InputError
 
 # Pairs of like length that go through the model together. A CPU is busy with 32, and more would only pad more; a GPU
 # wants to be filled.
 PAIRS_A_FORWARD = {"cpu": 32}
 PAIRS_A_FORWARD_ELSEWHERE = 256
+OBJECTIVES = ("labels", "retrievers")
 
 
 @dataclass
@@ -40,6 +41,14 @@ class ListwiseConfig(TrainingArguments):
     freeze_embeddings: bool = field(
         default=False, metadata={"help": "Keep the word embeddings as they are: faster, and gentler on small data."}
     )
+    objective: str = field(
+        default="labels",
+        metadata={
+            "help": "labels (Eq. 5), or retrievers: a warm start that teaches a fresh ranker the retrievers' fused "
+            "scores, without judgements, where labelled queries are few."
+        },
+    )
+    temperature: float = field(default=0.5, metadata={"help": "Of the fused scores, with objective retrievers."})
     dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
     mixed_precision: str = field(
         default="auto", metadata={"help": "auto (bf16 where the hardware has it in matrix units), no, bf16 or fp16."}
@@ -51,6 +60,10 @@ class ListwiseConfig(TrainingArguments):
 
     def __post_init__(self):
         policy_named(self.policy)
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"no objective {self.objective!r}; choices: {', '.join(OBJECTIVES)}")
+        if self.temperature <= 0:
+            raise InputError(f"temperature is {self.temperature}, but must be above 0")
         for name, least in (("num_negatives", 1), ("depth", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}, but must be at least {least}")
@@ -91,19 +104,21 @@ class TrainingGroups(Dataset):
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, index = item
-        row, config = self.rows[int(index)], self.config
-        positive, negatives = draw(
-            row["query_id"],
-            row["positive_ids"],
-            {ranked["retriever"]: ranked["doc_ids"] for ranked in row["candidates"]},
-            config.num_negatives,
-            config.seed,
-            epoch,
-            config.policy,
-            config.depth,
-        )
-        documents = [self.text(doc_id) for doc_id in (positive, *negatives)]
-        return {"query": row["query"], "documents": documents, "labels": [1.0, *[0.0] * len(negatives)]}
+        row = self.rows[int(index)]
+        doc_ids, labels = (self._judged if self.config.objective == "labels" else self._ranked)(row, epoch)
+        return {"query": row["query"], "documents": [self.text(doc_id) for doc_id in doc_ids], "labels": labels}
+
+    def _judged(self, row: Mapping[str, Any], epoch: int) -> tuple[list[str], list[float]]:
+        config = self.config
+        lists = {ranked["retriever"]: ranked["doc_ids"] for ranked in row["candidates"]}
+        given = row["query_id"], row["positive_ids"], lists
+        positive, negatives = draw(*given, config.num_negatives, config.seed, epoch, config.policy, config.depth)
+        return [positive, *negatives], [1.0, *[0.0] * len(negatives)]
+
+    def _ranked(self, row: Mapping[str, Any], epoch: int) -> tuple[list[str], list[float]]:
+        config = self.config
+        lists = {ranked["retriever"]: (ranked["doc_ids"], ranked["scores"]) for ranked in row["candidates"]}
+        return draw_ranked(row["query_id"], lists, config.num_negatives + 1, config.seed, epoch, config.depth)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -188,11 +203,14 @@ class ListwiseTrainer(Trainer):
         return EpochSampler(len(self.train_dataset), whole_batch, args.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean over the batch's queries of the softmax cross-entropy over each one's group."""
+        """Mean over the batch's queries of each group's softmax cross-entropy, or divergence from fused scores."""
         inputs = dict(inputs)
         labels, mask = inputs.pop("labels"), inputs.pop("mask")
         scores = score_groups(model, inputs, mask)
-        loss = softmax_cross_entropy(scores, labels, mask).mean()
+        if self.args.objective == "labels":
+            loss = softmax_cross_entropy(scores, labels, mask).mean()
+        else:
+            loss = kl_divergence(scores, labels, mask, self.args.temperature).mean()
         return (loss, {"scores": scores}) if return_outputs else loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:

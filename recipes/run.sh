@@ -8,7 +8,7 @@
 # COLLECTION  a local BEIR folder instead of the Hub's copy (default what the recipe's YAML files name)
 # MODEL       what the ranker starts from                   (default as above)
 # RETRIEVER   the dense retriever                           (default as above)
-# COMMON, TRAINING   further options for every stage, or for training
+# COMMON, WARM_START, TRAINING, RERANKING   further options for every stage, or for one
 #
 # Stages that are finished are not done twice, so a run that was stopped goes on where it was.
 set -euo pipefail
@@ -42,6 +42,14 @@ printf '\n== mine: the candidates that negatives are drawn from\n'
 run mine mine --runs bm25="$OUT/runs/train/bm25/run.trec" dense="$OUT/runs/train/dense/run.trec" \
   --output_dir "$OUT/negatives"
 
+if [ -e "$recipe/warm_start.yaml" ]; then
+  printf "\n== warm start: a fresh ranker learns the retrievers' own scores, without judgements\n"
+  # shellcheck disable=SC2086
+  run train_ranker warm_start --negatives "$OUT/negatives" ${MODEL:+--model "$MODEL"} ${WARM_START:-} \
+    --output_dir "$OUT/warm_start"
+  MODEL=$OUT/warm_start
+fi
+
 printf '\n== train: a listwise cross-encoder on negatives of both\n'
 if [ -e "$OUT/runs/dev" ]; then
   TRAINING="--dev_run $OUT/runs/dev/bm25/run.trec ${TRAINING:-}"
@@ -52,7 +60,8 @@ run train_ranker train_ranker --negatives "$OUT/negatives" ${MODEL:+--model "$MO
 
 for first in bm25 dense; do
   printf '\n== rerank: what %s found for the test queries\n' "$first"
-  run rerank rerank --ranker "$OUT/ranker" --split test --run "$OUT/runs/test/$first/run.trec" \
+  # shellcheck disable=SC2086
+  run rerank rerank --ranker "$OUT/ranker" --split test --run "$OUT/runs/test/$first/run.trec" ${RERANKING:-} \
     --output_dir "$OUT/runs/test/ranker_over_$first"
 done
 

@@ -74,6 +74,19 @@ def test_dev_measure_is_logged(tiny_model, tmp_path):
     assert logged == [0.5, 0.5]
 
 
+def test_a_warm_start_learns_the_retrievers_order_without_judgements(tiny_model, tmp_path):
+    trained = trainer(tiny_model, str(tmp_path), objective="retrievers", num_train_epochs=4, **BATCHES)
+    groups = trained.train_dataset
+    for row in groups.rows:
+        (ranked,) = row["candidates"]
+        ranked["scores"] = [-float(i) for i, _ in enumerate(ranked["doc_ids"])]
+        row["positive_ids"] = []  # nothing may read them
+    item = groups[(0, 3)]
+    assert len(item["labels"]) == len(item["documents"]) and sum(item["labels"]) == pytest.approx(0, abs=1e-5)
+    trained.train()
+    assert losses(trained)[-1] < losses(trained)[0]
+
+
 def test_frozen_embeddings_stay(tiny_model, tmp_path):
     trained = trainer(tiny_model, str(tmp_path), freeze_embeddings=True, **BATCHES)
     before = trained.model.get_input_embeddings().weight.clone()
@@ -146,6 +159,8 @@ def test_matmul_attention_has_the_gradient_of_pytorch_s():
     ("options", "message"),
     [
         ({"policy": "onion"}, "choices: union"),
+        ({"objective": "loss"}, "no objective 'loss'; choices: labels, retrievers"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
         ({"num_negatives": 0}, "num_negatives is 0"),
         ({"mixed_precision": "half"}, "choices: auto, no, bf16, fp16"),
     ],

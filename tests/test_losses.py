@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from r2anker_hf.losses import softmax_cross_entropy
+from r2anker_hf.losses import kl_divergence, softmax_cross_entropy
 
 
 def test_value_by_hand():
@@ -66,6 +66,36 @@ def test_half_precision_scores_lose_nothing_more():
     assert loss.dtype == torch.float32 and torch.isfinite(loss).all()
 
 
+def test_divergence_by_hand():
+    scores, teacher, mask = (
+        torch.tensor([[1.0, 0.0, 9.0]]),
+        torch.tensor([[0.5, 0.0, -3.0]]),
+        torch.tensor([[1, 1, 0]]),
+    )
+    p = math.exp(1) / (math.exp(1) + 1)
+    t = math.exp(0.5 / 0.25) / (math.exp(0.5 / 0.25) + 1)  # temperature 0.25
+    expected = t * math.log(t / p) + (1 - t) * math.log((1 - t) / (1 - p))
+    assert kl_divergence(scores, teacher, mask, temperature=0.25).tolist() == pytest.approx([expected], abs=1e-6)
+
+
+def test_divergence_is_zero_from_itself_and_blind_to_padding_and_shift():
+    scores, mask = torch.randn(3, 4), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+    assert kl_divergence(scores, scores + 3, mask).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    teacher = torch.randn(3, 4)
+    other = torch.where(mask.bool(), scores, torch.full_like(scores, 70.0))
+    assert torch.allclose(kl_divergence(other, teacher, mask), kl_divergence(scores, teacher, mask), atol=1e-6)
+    assert (kl_divergence(scores, teacher, mask) > -1e-6).all()
+
+
+def test_divergence_has_the_gradient_of_student_minus_teacher():
+    scores = torch.tensor([[1.0, -1.0, 0.5]], requires_grad=True)
+    teacher = torch.tensor([[0.0, 2.0, 0.0]])
+    kl_divergence(scores, teacher, torch.ones(1, 3)).sum().backward()
+    assert torch.allclose(scores.grad, scores.detach().softmax(-1) - teacher.softmax(-1), atol=1e-6)
+
+
 def test_shapes_that_differ_are_refused():
+    with pytest.raises(ValueError, match="shapes differ"):
+        kl_divergence(torch.zeros(1, 2), torch.zeros(1, 3), torch.zeros(1, 2))
     with pytest.raises(ValueError, match="shapes differ"):
         softmax_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 3), torch.zeros(1, 2))

@@ -3,9 +3,9 @@
 from collections import Counter
 
 import pytest
-from scipy.stats import chisquare
+from scipy.stats import chisquare, zscore
 
-from r2anker_hf.negatives.sampling import POLICIES, draw, permutation
+from r2anker_hf.negatives.sampling import POLICIES, draw, draw_ranked, fused_scores, permutation
 from r2anker_hf.records import InputError
 
 LISTS = {"bm25": ["a", "b", "p", "c"], "dense": ["b", "d", "p", "e"], "splade": ["b", "a", "f", "g"]}
@@ -66,6 +66,30 @@ def test_an_order_is_a_permutation_and_changes_with_the_epoch():
     orders = [permutation(50, seed=42, epoch=epoch).tolist() for epoch in range(3)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert orders[0] != orders[1] != orders[2]
+
+
+def test_fused_scores_by_scipy_and_by_hand():
+    lists = {"bm25": (["a", "b", "c"], [9.0, 5.0, 1.0]), "dense": (["c", "d"], [0.7, 0.2])}
+    bm25, dense = zscore([9.0, 5.0, 1.0]), zscore([0.7, 0.2])
+    low = dense.min()
+    expected = {"a": bm25[0] + low, "b": bm25[1] + low, "c": bm25[2] + dense[0], "d": bm25.min() + dense[1]}
+    assert fused_scores(lists) == pytest.approx({doc_id: total / 2 for doc_id, total in expected.items()})
+    assert fused_scores({"bm25": (["a"], [3.0]), "dense": ([], [])}) == {"a": 0.0}
+
+
+def test_a_warm_start_draws_from_the_head_and_the_tail_without_repeats():
+    lists = {"bm25": ([f"d{i:03}" for i in range(100)], [float(-i) for i in range(100)])}
+    fused = fused_scores({"bm25": (lists["bm25"][0][:50], lists["bm25"][1][:50])})
+    seen = []
+    for epoch in range(200):
+        doc_ids, scores = draw_ranked("q", lists, 8, seed=1, epoch=epoch, depth=50)
+        assert len(set(doc_ids)) == 8 and scores == [fused[doc_id] for doc_id in doc_ids]
+        assert all(doc_id < "d016" for doc_id in doc_ids[:4])
+        seen += doc_ids
+    assert set(seen) == {f"d{i:03}" for i in range(50)}
+    first, again, later = (draw_ranked("q", lists, 8, 1, epoch, 50) for epoch in (3, 3, 4))
+    assert first == again != later
+    assert sorted(draw_ranked("q", {"bm25": (["a", "b"], [2.0, 1.0])}, 8, 1, 0, 50)[0]) == ["a", "b"]
 
 
 def test_unknown_policy_names_the_choices():

@@ -24,6 +24,9 @@ def union(lists: Lists, excluded: set[str], depth: int) -> list[str]:
     return [doc_id for ranked in lists.values() for doc_id in ranked[:depth] if doc_id not in excluded]
 
 
+BEST_OF_FUSED = 2
+"""A warm start's first half is drawn from the best `BEST_OF_FUSED * count` documents of the fused list."""
+
 POLICIES: dict[str, Callable[[Lists, set[str], int], list[str]]] = {"union": union}
 """Policy by name: (lists, excluded ids, depth) -> the pool that negatives are drawn from uniformly."""
 
@@ -71,6 +74,61 @@ def draw(
     pool = policy_named(policy)(lists, set(positives), depth)
     chosen = generator.permutation(len(pool))[:count]
     return positive, [pool[index] for index in chosen]
+
+
+def draw_ranked(
+    query_id: str,
+    lists: Mapping[str, tuple[Sequence[str], Sequence[float]]],
+    count: int,
+    seed: int,
+    epoch: int,
+    depth: int,
+) -> tuple[list[str], list[float]]:
+    """Documents for a warm start: half from the best of the fused list, half from the rest, with their fused scores.
+
+    No judgement is read. Like `draw`, it depends on (seed, epoch, query_id) alone.
+
+    Args:
+        query_id: the query.
+        lists: each retriever's ranked ids and their scores.
+        count: documents wanted.
+        seed: of the training.
+        epoch: other documents are drawn in every epoch.
+        depth: only the first `depth` documents of each list are candidates.
+
+    Returns:
+        Ids and fused scores, `count` of them or all there are.
+    """
+    scores = fused_scores({name: (ids[:depth], values[:depth]) for name, (ids, values) in lists.items()})
+    ranked = sorted(scores, key=lambda doc_id: (-scores[doc_id], doc_id))
+    generator = _generator(seed, epoch, query_id)
+    best = BEST_OF_FUSED * count
+    head = [ranked[index] for index in generator.permutation(min(best, len(ranked)))[: count // 2]]
+    chosen = set(head)
+    rest = [doc_id for doc_id in ranked if doc_id not in chosen]
+    tail = [rest[index] for index in generator.permutation(len(rest))[: count - len(head)]]
+    return head + tail, [scores[doc_id] for doc_id in head + tail]
+
+
+def fused_scores(lists: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> dict[str, float]:
+    """Mean over retrievers of standardised scores: each list's mean becomes 0 and its deviation 1.
+
+    A document that a retriever did not list gets that list's lowest value. Lists of fewer than two documents, or of
+    equal scores, say nothing and count 0.
+
+    >>> fused_scores({"bm25": (["a", "b"], [9.0, 5.0]), "dense": (["b", "c"], [0.5, 0.1])})
+    {'a': 0.0, 'b': 0.0, 'c': -1.0}
+    """
+    pool = dict.fromkeys(doc_id for ids, _ in lists.values() for doc_id in ids)
+    total = dict.fromkeys(pool, 0.0)
+    for ids, values in lists.values():
+        deviation = float(np.std(values)) if len(values) else 0.0
+        if deviation > 0:
+            standard = dict(zip(ids, (np.asarray(values, dtype=float) - np.mean(values)) / deviation, strict=True))
+            lowest = min(standard.values())
+            for doc_id in pool:
+                total[doc_id] += float(standard.get(doc_id, lowest)) / len(lists)
+    return total
 
 
 def permutation(size: int, seed: int, epoch: int) -> np.ndarray:

@@ -1,0 +1,61 @@
+"""Bench: training on this CPU in bfloat16, with PyTorch's fused attention and with two matrix products.
+
+    python recipes/bench_attention.py --model M
+
+No dropout. Both sides run in turn in one process; prints the median of pairs a second and the ratio. A minute.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from r2anker_hf.attention import use_matmul_attention
+from r2anker_hf.config import run_recipe
+from r2anker_hf.rankers import CrossEncoderRanker
+
+
+@dataclass
+class BenchConfig:
+    model: str = field(metadata={"help": "Encoder: a folder or Hub id."})
+    pairs: int = field(default=64, metadata={"help": "Pairs a step."})
+    tokens: int = field(default=96, metadata={"help": "Tokens a pair."})
+    rounds: int = field(default=7, metadata={"help": "Steps of each side."})
+    seed: int = field(default=42, metadata={"help": "Of the token ids."})
+
+
+def main(config: BenchConfig) -> None:
+    fused, matmul = (CrossEncoderRanker.from_pretrained(config.model, fresh_head=True, device="cpu") for _ in range(2))
+    use_matmul_attention(matmul.model)
+    for module in (*fused.model.modules(), *matmul.model.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    torch.manual_seed(config.seed)
+    ids = torch.randint(1000, fused.model.config.vocab_size, (config.pairs, config.tokens))
+    mask = torch.ones_like(ids)
+    mask[::2, -config.tokens // 8 :] = 0  # some padding, as in any batch
+    times: dict[str, list[float]] = {"fused": [], "matmul": []}
+    for _ in range(config.rounds + 1):
+        for name, ranker in (("fused", fused), ("matmul", matmul)):
+            times[name].append(_step(ranker.model, ids, mask))
+    rates = {name: config.pairs / statistics.median(seconds[1:]) for name, seconds in times.items()}
+    for name, rate in rates.items():
+        print(f"{name}: {rate:.1f} pairs a second")
+    print(f"ratio: {rates['matmul'] / rates['fused']:.2f}")
+
+
+def _step(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> float:
+    model.train()
+    started = time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(input_ids=ids, attention_mask=mask).logits.float().sum()
+    loss.backward()
+    model.zero_grad()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    run_recipe(main, BenchConfig)

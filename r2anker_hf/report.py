@@ -212,8 +212,9 @@ def _view(report: EvaluationReport, texts: Any, baseline: str) -> dict[str, Any]
 
 def _title(report: EvaluationReport) -> str:
     revision = report.collection.revision
-    if revision and len(revision) == 40:
-        revision = revision[:12]  # a commit; the whole of it stands in report.json and under "How this was measured"
+    if revision:  # the whole of it stands in report.json and under "How this was measured"
+        scheme, colon, digest = revision.rpartition(":")
+        revision = f"{scheme}{colon}{digest[:12]}"
     return f"{report.collection.name}{f'@{revision}' if revision else ''} · {report.collection.split}"
 
 

@@ -116,7 +116,7 @@ def fused_scores(lists: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> 
     A document that a retriever did not list gets that list's lowest value. Lists of fewer than two documents, or of
     equal scores, say nothing and count 0.
 
-    >>> fused_scores({"bm25": (["a", "b"], [9.0, 5.0]), "dense": (["b", "c"], [0.5, 0.1])})
+    >>> fused_scores({"bm25": (["a", "b"], [9.0, 5.0]), "dense": (["b", "c"], [0.5, 0.25])})
     {'a': 0.0, 'b': 0.0, 'c': -1.0}
     """
     pool = dict.fromkeys(doc_id for ids, _ in lists.values() for doc_id in ids)

@@ -72,8 +72,8 @@ class ListwiseConfig(TrainingArguments):
             if precision not in ("no", "bf16", "fp16"):
                 raise InputError(f"mixed_precision {precision!r}; choices: auto, no, bf16, fp16")
             self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
-        if self.bf16 and not torch.accelerator.is_available():
-            self.use_cpu = True  # TrainingArguments takes bf16 without an accelerator only if told so
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # bf16, and several processes, work on CPUs only if TrainingArguments is told so
         super().__post_init__()
 
 

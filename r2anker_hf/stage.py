@@ -43,9 +43,10 @@ def run_stage(
     Raises:
         InputError: `output_dir` holds another stage's result; nothing is overwritten.
     """
+    import torch
     from accelerate import PartialState
 
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())  # without being told, processes on CPUs stay apart
     final = Path(output_dir)
     partial = final.with_name(f".{final.name}.partial")
     digests = {name: _digest(value) for name, value in inputs.items()}

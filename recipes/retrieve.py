@@ -3,7 +3,7 @@
     accelerate launch recipes/retrieve.py --collection C --split test --retriever bm25 --depth 1000 --output_dir D
 
 BM25 takes seconds for 10,000 passages. Dense retrieval encodes the corpus: with MiniLM some 100 passages a second
-on two CPU cores, thousands on a GPU; the vectors are kept in --index and found again there.
+on two CPU cores; the vectors are kept in --index and found again there.
 """
 
 from __future__ import annotations

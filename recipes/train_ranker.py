@@ -4,8 +4,8 @@
 
 Every option of transformers' TrainingArguments is an option here. With --collection and --dev_run, reranking that
 run of the dev split chooses the checkpoint. A killed training goes on from its last checkpoint when the same command
-is given again. On one A100-class GPU the paper's setting sees some hundred queries a second; on two CPU cores
-with MiniLM some 30 pairs a second.
+is given again. On two CPU cores with AMX and MiniLM some 80 pairs a
+second; GPUs were not measured.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
 
     def __init__(self, lists: Mapping[str, Iterable[tuple[str, float]]], name: str = "run"):
         self.name = name
-        self._lists = {query_id: _ranked(query_id, documents) for query_id, documents in lists.items()}
+        self._lists = {query_id: ranked(query_id, documents) for query_id, documents in lists.items()}
 
     def __getitem__(self, query_id: str) -> tuple[ScoredDocument, ...]:
         return self._lists[query_id]
@@ -52,7 +52,14 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
         >>> len(Run({"q": [("a", 2.0), ("b", 1.0)]}).top(1)["q"])
         1
         """
-        return Run({query_id: documents[:depth] for query_id, documents in self.items()}, self.name)
+        return Run.of_ranked({query_id: documents[:depth] for query_id, documents in self.items()}, self.name)
+
+    @classmethod
+    def of_ranked(cls, lists: Mapping[str, tuple[ScoredDocument, ...]], name: str = "run") -> Run:
+        """A run from lists that `ranked`, and nobody else, put in order; they are not looked at again."""
+        run = cls({}, name)
+        run._lists = dict(lists)
+        return run
 
     @classmethod
     def merge(cls, runs: Iterable[Run], name: str = "run") -> Run:
@@ -99,20 +106,21 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
         return cls({q: s.items() for q, s in lists.items()}, name or tag or Path(path).stem)
 
 
-def _ranked(query_id: str, documents: Iterable[tuple[str, float]]) -> tuple[ScoredDocument, ...]:
-    ranked = sorted((ScoredDocument(doc_id, float(score)) for doc_id, score in documents), key=_order, reverse=True)
+def ranked(query_id: str, documents: Iterable[tuple[str, float]]) -> tuple[ScoredDocument, ...]:
+    """(doc_id, score) pairs in Run's order.
+
+    Raises:
+        InputError: as `Run`.
+    """
+    ordered = sorted([(float(score), doc_id) for doc_id, score in documents], reverse=True)
     seen = set()
-    for doc_id, score in ranked:
-        if math.isnan(score):
+    for score, doc_id in ordered:
+        if score != score:
             raise InputError(f"query {query_id!r}: the score of document {doc_id!r} is NaN")
         if doc_id in seen:
             raise InputError(f"query {query_id!r}: document {doc_id!r} is listed twice")
         seen.add(doc_id)
-    return tuple(ranked)
-
-
-def _order(document: ScoredDocument) -> tuple[float, str]:
-    return document.score, document.doc_id
+    return tuple([ScoredDocument(doc_id, score) for score, doc_id in ordered])
 
 
 def _parse_score(text: str, path: str | os.PathLike, number: int) -> float:

@@ -2,22 +2,30 @@
 
     accelerate launch recipes/retrieve.py --collection C --split test --retriever bm25 --depth 1000 --output_dir D
 
-BM25 takes seconds for 10,000 passages. Dense retrieval encodes the corpus: with MiniLM some 100 passages a second
-on two CPU cores; the vectors are kept in --index and found again there.
+BM25 takes seconds for 10,000 passages. Dense and SPLADE retrieval encode the corpus, with MiniLM some 100 passages a
+second on two CPU cores. The index stays in --index for the next split. Several processes share the work and write the
+same bytes; after a kill the same command goes on at the first missing shard or part of the queries.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Literal
+
+from accelerate import PartialState
 
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.records import InputError
-from r2anker_hf.retrievers.base import Retriever
+from r2anker_hf.retrievers.base import IndexableCorpus, Retriever
+from r2anker_hf.retrievers.parts import search_in_parts
 from r2anker_hf.stage import reference, run_stage
+
+QUERIES_FOR_RECALL = 200
 
 
 @dataclass
@@ -30,16 +38,22 @@ class RetrievalConfig:
     collection_options: dict[str, int] = field(
         default_factory=dict, metadata={"help": "Sizes of 'apidocs', such as passages=300 test=20 dev=20."}
     )
-    retriever: Literal["bm25", "dense"] = field(default="bm25", metadata={"help": "bm25 or dense."})
+    retriever: Literal["bm25", "dense", "splade"] = field(default="bm25", metadata={"help": "First stage."})
     depth: int = field(default=1000, metadata={"help": "Documents kept a query."})
+    index: str | None = field(default=None, metadata={"help": "Folder that keeps the index for other splits."})
     preset: str = field(default="lucene", metadata={"help": "BM25: lucene (k1 .9, b .4) or msmarco-tuned (.82, .68)."})
     k1: float | None = field(default=None, metadata={"help": "BM25: overrides the preset."})
     b: float | None = field(default=None, metadata={"help": "BM25: overrides the preset."})
-    model: str | None = field(default=None, metadata={"help": "Dense: SentenceTransformer, a folder or Hub id."})
+    model: str | None = field(
+        default=None, metadata={"help": "Dense: SentenceTransformer; SPLADE: SparseEncoder; a folder or Hub id."}
+    )
     model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
-    batch_size: int = field(default=64, metadata={"help": "Dense: texts encoded at once."})
-    dtype: str | None = field(default=None, metadata={"help": "Dense: bfloat16 encodes faster; default float32."})
-    index: str | None = field(default=None, metadata={"help": "Dense: folder that keeps vectors for other splits."})
+    batch_size: int = field(default=64, metadata={"help": "Dense, SPLADE: texts encoded at once."})
+    dtype: str | None = field(default=None, metadata={"help": "Dense, SPLADE: bfloat16 is faster; default float32."})
+    shard_size: int = field(default=50_000, metadata={"help": "Dense, SPLADE: passages of a shard, held in memory."})
+    search: Literal["flat", "ivf", "hnsw"] = field(
+        default="flat", metadata={"help": "Dense: flat is exact; ivf and hnsw are faster and state their recall."}
+    )
 
 
 def main(config: RetrievalConfig) -> None:
@@ -47,38 +61,39 @@ def main(config: RetrievalConfig) -> None:
         config.collection, config.split, config.revision, config.use_titles, **config.collection_options
     )
     inputs: dict[str, str | Path] = {"collection": f"{collection.name}@{collection.revision}"}
-    if config.retriever == "dense":
+    if config.retriever != "bm25":
         if not config.model:
-            raise InputError("--model is needed for dense retrieval: a SentenceTransformer's folder or Hub id")
+            raise InputError(f"--model is needed for {config.retriever} retrieval: its folder or Hub id")
         inputs["model"] = reference(config.model, config.model_revision)
     run_stage(config, config.output_dir, inputs, partial(retrieve, config, collection))
 
 
 def retrieve(config: RetrievalConfig, collection: Collection, folder: Path) -> None:
-    """Search and write run.trec; on several processes the main one works (sharding is the index's business)."""
-    from accelerate import PartialState
+    """Search and write run.trec. Several processes share the encoding, the indexing of text, and the search."""
+    retriever = build_retriever(config, collection.corpus, config.index or folder / "index")
+    search_in_parts(retriever, collection.queries, config.depth, folder)
+    if config.search != "flat":
+        sample = dict(islice(collection.queries.items(), QUERIES_FOR_RECALL))
+        recall = {"recall_against_exact": retriever.recall(sample, config.depth), "queries": len(sample)}
+        print(f"{config.search}: recall of the exact top {config.depth} {recall['recall_against_exact']:.4f}")
+        (folder / "recall.json").write_text(json.dumps(recall, indent=2) + "\n", encoding="utf-8")
 
-    if PartialState().is_main_process:
-        retriever = build_retriever(config, collection, folder)
-        retriever.search(collection.queries, config.depth).write_trec(folder / "run.trec")
 
-
-def build_retriever(config: RetrievalConfig, collection: Collection, folder: Path) -> Retriever:
-    """The first stage that a configuration describes, over the collection's corpus."""
+def build_retriever(config: RetrievalConfig, corpus: IndexableCorpus, index: str | Path) -> Retriever:
+    """The first stage that a configuration describes, over a corpus, with its index in that folder."""
     if config.retriever == "bm25":
         from r2anker_hf.retrievers.bm25 import BM25Retriever
 
-        return BM25Retriever.build(collection.corpus, config.preset, config.k1, config.b)
+        return BM25Retriever.build(corpus, config.preset, config.k1, config.b, index)
+    options = {"revision": config.model_revision, "folder": index, "batch_size": config.batch_size}
+    options |= {"dtype": config.dtype, "device": str(PartialState().device), "shard_size": config.shard_size}
+    if config.retriever == "splade":
+        from r2anker_hf.retrievers.splade import SpladeRetriever
+
+        return SpladeRetriever(config.model, corpus, **options)
     from r2anker_hf.retrievers.dense import DenseRetriever
 
-    return DenseRetriever(
-        config.model,
-        collection.corpus,
-        revision=config.model_revision,
-        folder=config.index or folder / "index",
-        batch_size=config.batch_size,
-        dtype=config.dtype,
-    )
+    return DenseRetriever(config.model, corpus, search=config.search, **options)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2anker_hf.records import InputError
+from r2anker_hf.collection import Corpus
+from r2anker_hf.records import Document, InputError
 from r2anker_hf.retrievers.bm25 import PRESETS, BM25Retriever, resolve_parameters
 from r2anker_hf.retrievers.lucene import analyze
 from r2anker_hf.run import Run
@@ -16,22 +17,12 @@ from r2anker_hf.run import Run
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-class Passages:
-    """The least a retriever asks of a corpus."""
-
-    def __init__(self, passages):
-        self.ids = list(passages)
-        self._texts = list(passages.values())
-
-    def __len__(self):
-        return len(self.ids)
-
-    def texts(self, start, stop):
-        return self._texts[start:stop]
+def corpus_of(passages):
+    return Corpus.from_documents([Document(doc_id, "", text) for doc_id, text in passages.items()])
 
 
 def build(passages, **options):
-    return BM25Retriever.build(Passages(passages), progress=False, **options)
+    return BM25Retriever.build(corpus_of(passages), progress=False, **options)
 
 
 def ranking(run, query_id="q"):
@@ -123,26 +114,53 @@ def test_scores_equal_bm25s_called_directly():
 # --- files
 
 
-@pytest.mark.parametrize("mmap", [False, True])
-def test_a_saved_index_searches_the_same(tmp_path, mmap):
-    retriever = build({"d1": "red fish", "d2": "red bird caf\u00e9", "d\u00e9": "blue"}, preset="msmarco-tuned")
-    retriever.save(tmp_path)
-    loaded = BM25Retriever.load(tmp_path, mmap=mmap, progress=False)
+PASSAGES = {"d1": "red fish", "d0": "the", "d2": "red bird caf\u00e9", "d\u00e9": "blue"}
+
+
+def test_an_index_on_disk_searches_the_same(tmp_path):
     queries = {"q1": "red birds", "q2": "BLUE caf\u00e9"}
-    assert loaded.search(queries, 5) == retriever.search(queries, 5)
+    expected = build(PASSAGES, preset="msmarco-tuned").search(queries, 5)
+    built = build(PASSAGES, preset="msmarco-tuned", folder=tmp_path / "index")
+    loaded = BM25Retriever.load(tmp_path / "index", corpus_of(PASSAGES), progress=False)
+    assert built.search(queries, 5) == loaded.search(queries, 5) == expected
     assert loaded.parameters == PRESETS["msmarco-tuned"]
+    assert {path.name for path in (tmp_path / "index").iterdir()} == {"index.json", "bm25s"}
 
 
-def test_a_folder_that_is_no_index_is_named(tmp_path):
-    with pytest.raises(InputError, match=f"{tmp_path.name}: not a BM25 index"):
-        BM25Retriever.load(tmp_path)
-    build({"d1": "red"}).save(tmp_path)
-    (tmp_path / "doc_ids.json").write_text('["d1", "d2"]', encoding="utf-8")
-    with pytest.raises(InputError, match="2 doc_ids for an index of 1 documents"):
-        BM25Retriever.load(tmp_path)
-    (tmp_path / "params.index.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="not a BM25 index"):
-        BM25Retriever.load(tmp_path)
+def test_a_killed_build_goes_on_with_the_next_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr("r2anker_hf.retrievers.bm25._PASSAGES_A_CHUNK", 2)
+    analysed = []
+
+    def analyse_two_chunks(text):
+        if len(analysed) == 3:
+            raise KeyboardInterrupt
+        analysed.append(text)
+        return analyze(text)
+
+    monkeypatch.setattr("r2anker_hf.retrievers.bm25.analyze", analyse_two_chunks)
+    with pytest.raises(KeyboardInterrupt):
+        build(PASSAGES, folder=tmp_path)
+    with pytest.raises(InputError, match="no finished BM25 index"):
+        BM25Retriever.load(tmp_path, corpus_of(PASSAGES))
+    analysed.clear()
+    monkeypatch.setattr("r2anker_hf.retrievers.bm25.analyze", lambda text: analysed.append(text) or analyze(text))
+    retriever = build(PASSAGES, folder=tmp_path)
+    assert analysed == list(PASSAGES.values())[2:]
+    assert retriever.search({"q": "red"}, 5) == build(PASSAGES).search({"q": "red"}, 5)
+
+
+def test_an_index_of_something_else_is_refused(tmp_path):
+    build(PASSAGES, folder=tmp_path / "index")
+    for changed in ({**PASSAGES, "d1": "green"}, {"x": "red"}, dict(reversed(PASSAGES.items()))):
+        with pytest.raises(InputError, match=r"index: an index of corpus 'sha256:.*, not 'sha256"):
+            BM25Retriever.load(tmp_path / "index", corpus_of(changed))
+    with pytest.raises(InputError, match=r"an index of k1 0.9, not 1.2; choose another folder"):
+        build(PASSAGES, folder=tmp_path / "index", k1=1.2)
+    (tmp_path / "index" / "bm25s" / "params.index.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="a broken BM25 index"):
+        BM25Retriever.load(tmp_path / "index", corpus_of(PASSAGES))
+    with pytest.raises(InputError, match="holds files but no index.json"):
+        build(PASSAGES, folder=tmp_path)
 
 
 # --- malformed input

@@ -9,25 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2anker_hf.records import InputError
+from r2anker_hf.collection import Corpus
+from r2anker_hf.records import Document, InputError
 from r2anker_hf.retrievers.dense import DTYPES, DenseRetriever
 from r2anker_hf.run import Run
 
 WORDS = "red blue fish bird whale tail deep sea coral wave sand shell".split()
 
 
-class Passages:
-    """The least a retriever asks of a corpus."""
-
-    def __init__(self, passages):
-        self.ids = list(passages)
-        self._texts = list(passages.values())
-
-    def __len__(self):
-        return len(self.ids)
-
-    def texts(self, start, stop):
-        return self._texts[start:stop]
+def corpus_of(passages):
+    return Corpus.from_documents([Document(doc_id, "", text) for doc_id, text in passages.items()])
 
 
 def make_model(similarity="cosine", prompts=None, seed=0):
@@ -54,7 +45,7 @@ def make_passages(number):
 
 
 def retrieve(model, passages, queries, depth, **options):
-    return DenseRetriever(model, Passages(passages), progress=False, **options).search(queries, depth)
+    return DenseRetriever(model, corpus_of(passages), progress=False, **options).search(queries, depth)
 
 
 # --- oracle
@@ -129,26 +120,50 @@ def test_prompts_come_from_the_model_or_from_the_caller():
 # --- shards on disk
 
 
-def test_shards_are_reused_and_never_mixed_up(model, tmp_path, monkeypatch):
+def test_a_killed_encoding_goes_on_with_the_missing_shard(model, tmp_path):
     passages, queries = make_passages(30), {"q": "red whale"}
     options = {"folder": tmp_path, "shard_size": 10}
     first = retrieve(model, passages, queries, 5, **options)
-    shards = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert len(shards) == 3 and {path.suffix for path in shards} == {".npy"}
-    lost = next(iter(shards))
-    lost.unlink()  # as if the work had been cut short
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert {path.name for path in written} == {"index.json", "00000.npy", "00001.npy", "00002.npy"}
+    (tmp_path / "00001.npy").unlink()
+    (tmp_path / "00001.npy.77.partial").write_bytes(b"cut sh")  # what a killed process leaves
     assert retrieve(model, passages, queries, 5, **options) == first
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert {path for path in kept if kept[path] != shards[path]} <= {lost}
+    changed = {path.name for path in written if path.stat().st_mtime_ns != written[path]}
+    assert changed == {"00001.npy"}
 
-    retrieve(model, {**passages, "d029": "another text"}, queries, 5, **options)
-    assert len(list(tmp_path.iterdir())) == 4  # only the shard with the changed text is new
-    other = make_model(seed=1)
-    assert retrieve(other, passages, queries, 5, **options) == retrieve(other, passages, queries, 5)
+
+def test_vectors_of_another_model_or_corpus_are_refused(model, tmp_path):
+    passages, queries = make_passages(30), {"q": "red whale"}
+    retrieve(model, passages, queries, 5, folder=tmp_path)
+    with pytest.raises(InputError, match=r"an index of corpus 'sha256:.*choose another folder"):
+        retrieve(model, {**passages, "d029": "another text"}, queries, 5, folder=tmp_path)
+    with pytest.raises(InputError, match=r"an index of model 'sha256:.*choose another folder"):
+        retrieve(make_model(seed=1), passages, queries, 5, folder=tmp_path)
+    with pytest.raises(InputError, match=r"an index of shard_size 50000, not 7"):
+        retrieve(model, passages, queries, 5, folder=tmp_path, shard_size=7)
+
+
+# --- approximate search
+
+
+@pytest.mark.parametrize("search", ["ivf", "hnsw"])
+def test_approximate_search_states_its_recall(model, tmp_path, search):
+    passages = make_passages(400)
+    queries = {f"q{number}": " ".join(pair) for number, pair in enumerate(itertools.combinations(WORDS, 2))}
+    options = {"folder": tmp_path, "shard_size": 90, "progress": False}
+    exact = DenseRetriever(model, corpus_of(passages), **options)
+    retriever = DenseRetriever(model, corpus_of(passages), search=search, **options)
+    run, expected = retriever.search(queries, 10), exact.search(queries, 10)
+    hits = [len({d for d, _ in run[q]} & {d for d, _ in expected[q]}) / 10 for q in queries]
+    assert retriever.recall(queries, 10) == pytest.approx(sum(hits) / len(hits))
+    assert retriever.recall(queries, 10) > 0.8 and exact.recall(queries, 10) == 1
+    scores = {query_id: dict(expected[query_id]) for query_id in queries}
+    assert all(scores[q].get(d, score) == score for q in queries for d, score in run[q])  # the same exact scores
 
 
 def test_a_temporary_folder_goes_with_the_retriever(model):
-    retriever = DenseRetriever(model, Passages(make_passages(3)), progress=False)
+    retriever = DenseRetriever(model, corpus_of(make_passages(3)), progress=False)
     folder = Path(retriever.folder)
     assert list(folder.glob("*.npy"))
     del retriever
@@ -182,6 +197,7 @@ def test_bad_arguments_are_named(model, tmp_path):
         ({"revision": "main", "device": "cpu"}, "revision, device: can only be chosen"),
         ({"shard_size": 0}, "shard_size is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"search": "ivff"}, "unknown search 'ivff'; choose from flat, ivf, hnsw"),
     ]:
         with pytest.raises(InputError, match=message):
             retrieve(model, passages, {"q": "red"}, 5, **options)

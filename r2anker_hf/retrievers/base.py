@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..records import InputError, ScoredDocument
-from ..run import Run
+from ..run import Run, ranked
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class IndexableCorpus(Protocol):
@@ -22,9 +25,17 @@ class IndexableCorpus(Protocol):
 
 
 class Retriever(Protocol):
-    """A first stage over a fixed corpus."""
+    """A first stage over a fixed corpus.
+
+    Attributes:
+        name: what its Run is called.
+        shares_corpus: how several processes work together. True: each searches its part of the corpus for all
+            queries, so all must call `search` alike, and all get the whole result. False: each searches the whole
+            corpus, for queries of its own.
+    """
 
     name: str
+    shares_corpus: bool
 
     def search(self, queries: Mapping[str, str], depth: int) -> Run:
         """The best `depth` documents of each query.
@@ -49,7 +60,28 @@ def cut(found: Iterable[tuple[str, float]], depth: int) -> tuple[ScoredDocument,
     >>> [document.doc_id for document in cut([("b", 1.0), ("a", 2.0), ("c", 0.5)], depth=2)]
     ['a', 'b']
     """
-    return Run({"": found}).top(depth)[""]
+    return ranked("", found)[:depth]
+
+
+def best_positions(scores: np.ndarray, depth: int) -> np.ndarray:
+    """Positions of the `depth` highest scores above 0, in no order, with all that equal the last of them.
+
+    Args:
+        scores: [documents], at least 0; 0 where no term of the query occurs.
+        depth: at least 1.
+
+    >>> import numpy as np
+    >>> best_positions(np.array([2.0, 0.0, 1.0, 1.0, 3.0]), depth=3).tolist()
+    [0, 2, 3, 4]
+    """
+    import numpy as np
+
+    if len(scores) > depth:
+        # a threshold and one comparison: numpy's partition of values is several times as fast as that of positions
+        lowest = np.partition(scores, len(scores) - depth)[-depth]
+        if lowest > 0:
+            return np.flatnonzero(scores >= lowest)
+    return np.flatnonzero(scores > 0)
 
 
 def check_depth(depth: int) -> None:

@@ -6,15 +6,18 @@ import json
 import math
 import os
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from ..records import InputError, ScoredDocument
 from ..run import Run
-from .base import IndexableCorpus, check_corpus, check_depth, cut
+from .base import IndexableCorpus, best_positions, check_corpus, check_depth, cut
+from .index import IndexFolder, corpus_fingerprint, is_main_process, my_share, read_identity, wait_for_all
 from .lucene import analyze
 
 
@@ -30,8 +33,9 @@ PRESETS = {
     "msmarco-tuned": BM25Parameters(k1=0.82, b=0.68),  # Anserini's grid search for recall on MS MARCO passages
 }
 
-_PASSAGES_A_CHUNK = 10_000
-_DOC_IDS = "doc_ids.json"
+_PASSAGES_A_CHUNK = 50_000  # analysed by one process, and by it again if it is killed in the middle
+_INDEX = "bm25s"  # the piece that bm25s reads
+_POSITIONS = "positions.npy"
 
 
 class BM25Retriever:
@@ -45,10 +49,15 @@ class BM25Retriever:
     count only documents with at least one term.
     """
 
-    def __init__(self, index, doc_ids: Sequence[str], progress: bool = True, name: str = "bm25"):
+    shares_corpus = False
+
+    def __init__(
+        self, index, positions: np.ndarray, doc_ids: Sequence[str], progress: bool = True, name: str = "bm25"
+    ):
         self.name = name
         self.progress = progress
         self._index = index
+        self._positions = positions  # corpus position of each indexed document
         self._doc_ids = doc_ids
 
     @property
@@ -63,32 +72,63 @@ class BM25Retriever:
         preset: str = "lucene",
         k1: float | None = None,
         b: float | None = None,
+        folder: str | os.PathLike | None = None,
         progress: bool = True,
         name: str = "bm25",
     ) -> BM25Retriever:
-        """Index a corpus, reading it in chunks; memory grows with 4 bytes a term, not with the texts.
+        """Index a corpus, reading it in chunks, or open the index of it that the folder holds.
+
+        Memory grows by some 16 bytes for each term of a document while the index is made; that of a folder is then
+        read memory-mapped. Several processes share the text analysis, whose finished chunks survive a kill.
 
         Args:
             corpus: the passages.
             preset: a key of PRESETS, which gives k1 and b.
             k1: in place of the preset's.
             b: in place of the preset's.
+            folder: where the index is kept, an `IndexFolder`; None to hold it in memory.
             progress: show progress bars, in search too.
             name: what the Run is called.
 
         Raises:
-            InputError: unknown preset, k1 or b out of range, a corpus that is empty or has no word in it.
+            InputError: unknown preset, k1 or b out of range, a corpus that is empty or has no word in it, a folder
+                that holds another index.
         """
-        import bm25s
-        from bm25s.tokenization import Tokenized
-
         parameters = resolve_parameters(preset, k1, b)
         check_corpus(corpus)
-        terms = _read_terms(corpus, progress)
-        index = bm25s.BM25(method="lucene", k1=parameters.k1, b=parameters.b)
-        # create_empty_token would put a term into the vocabulary that no document has a column for
-        index.index(Tokenized(terms, terms.vocabulary), create_empty_token=False, show_progress=progress)
-        return cls(index, terms.doc_ids, progress, name)
+        starts = range(0, len(corpus), _PASSAGES_A_CHUNK)
+        if folder is None:
+            chunks = (_analyse(corpus, start) for start in _bar(starts, progress))
+            return cls(*_make_index(chunks, parameters, progress), corpus.ids, progress, name)
+        index = IndexFolder(folder, _identity(corpus, parameters))
+        if _INDEX not in index:
+            names = {f"terms-{start}.npz": start for start in starts}
+            for piece in _bar(my_share(list(names)), progress):
+                if piece not in index:
+                    index.write(piece, partial(_save_chunk, _analyse(corpus, names[piece])))
+            wait_for_all()
+            if is_main_process():
+                made = _make_index((_load_chunk(index.folder / piece) for piece in names), parameters, progress)
+                index.write(_INDEX, partial(_save_index, *made))
+                for piece in names:
+                    (index.folder / piece).unlink()
+            wait_for_all()
+        return cls(*_load_index(index.folder), corpus.ids, progress, name)
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike, corpus: IndexableCorpus, progress: bool = True, name: str = "bm25"
+    ) -> BM25Retriever:
+        """Open an index that `build` made, with whatever k1 and b; the postings stay on disk.
+
+        Raises:
+            InputError: the folder holds no finished BM25 index, or one of another corpus.
+        """
+        found = read_identity(Path(folder))
+        if found is None or not (Path(folder) / _INDEX).is_dir():
+            raise InputError(f"{folder}: no finished BM25 index")
+        IndexFolder(folder, _identity(corpus, BM25Parameters(found.get("k1"), found.get("b"))))
+        return cls(*_load_index(Path(folder)), corpus.ids, progress, name)
 
     def search(self, queries: Mapping[str, str], depth: int) -> Run:
         """The best `depth` documents of each query; see `Retriever.search`.
@@ -97,47 +137,16 @@ class BM25Retriever:
         """
         check_depth(depth)
         bar = tqdm(queries.items(), desc=f"{self.name}: search", unit="query", disable=not self.progress)
-        return Run({query_id: self._search_one(text, depth) for query_id, text in bar}, self.name)
-
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write the index: the files of bm25s and `doc_ids.json`."""
-        self._index.save(folder, show_progress=False)
-        (Path(folder) / _DOC_IDS).write_text(json.dumps(list(self._doc_ids)), encoding="utf-8")
-
-    @classmethod
-    def load(
-        cls, folder: str | os.PathLike, mmap: bool = False, progress: bool = True, name: str = "bm25"
-    ) -> BM25Retriever:
-        """Read what `save` wrote; with `mmap` the postings stay on disk.
-
-        Raises:
-            InputError: the folder is no index, or its parts do not belong together.
-        """
-        import bm25s
-
-        try:
-            doc_ids = json.loads((Path(folder) / _DOC_IDS).read_text(encoding="utf-8"))
-            index = bm25s.BM25.load(folder, mmap=mmap, show_progress=False)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).replace("\n", " ")
-            raise InputError(f"{folder}: not a BM25 index that BM25Retriever.save wrote ({reason})") from None
-        if len(doc_ids) != index.scores["num_docs"]:
-            raise InputError(f"{folder}: {len(doc_ids)} doc_ids for an index of {index.scores['num_docs']} documents")
-        return cls(index, doc_ids, progress, name)
+        return Run.of_ranked({query_id: self._search_one(text, depth) for query_id, text in bar}, self.name)
 
     def _search_one(self, text: str, depth: int) -> tuple[ScoredDocument, ...]:
-        import numpy as np
-
         term_ids = self._index.get_tokens_ids(analyze(text))
         if not term_ids:
             return ()
         scores = self._index.get_scores_from_ids(term_ids)
-        matching = np.flatnonzero(scores)
-        if len(matching) > depth:
-            # bm25s' own top-k cuts through equal scores at random: keep all that equal the last, and then cut
-            lowest = np.partition(scores[matching], -depth)[-depth]
-            matching = matching[scores[matching] >= lowest]
-        return cut(((self._doc_ids[position], float(scores[position])) for position in matching.tolist()), depth)
+        best = best_positions(scores, depth)
+        doc_ids = [self._doc_ids[position] for position in self._positions[best].tolist()]
+        return cut(zip(doc_ids, scores[best].tolist(), strict=True), depth)
 
 
 def resolve_parameters(preset: str = "lucene", k1: float | None = None, b: float | None = None) -> BM25Parameters:
@@ -160,25 +169,52 @@ def resolve_parameters(preset: str = "lucene", k1: float | None = None, b: float
     return BM25Parameters(k1, b)
 
 
+class _Chunk(NamedTuple):
+    """Analysed passages: their distinct terms, and each passage's terms as numbers of these, end to end."""
+
+    vocabulary: list[str]
+    term_ids: np.ndarray  # [terms of all passages] int32
+    lengths: np.ndarray  # [passages] int32
+
+
+def _analyse(corpus: IndexableCorpus, start: int) -> _Chunk:
+    vocabulary: dict[str, int] = {}
+    term_ids, lengths = array("i"), array("i")
+    for text in corpus.texts(start, min(start + _PASSAGES_A_CHUNK, len(corpus))):
+        terms = analyze(text)
+        term_ids.extend([vocabulary.setdefault(term, len(vocabulary)) for term in terms])
+        lengths.append(len(terms))
+    return _Chunk(list(vocabulary), np.frombuffer(term_ids, np.int32), np.frombuffer(lengths, np.int32))
+
+
+def _save_chunk(chunk: _Chunk, path: Path) -> None:
+    vocabulary = np.frombuffer(json.dumps(chunk.vocabulary).encode(), np.uint8)
+    with open(path, "wb") as file:
+        np.savez(file, vocabulary=vocabulary, term_ids=chunk.term_ids, lengths=chunk.lengths)
+
+
+def _load_chunk(path: Path) -> _Chunk:
+    with np.load(path) as arrays:
+        return _Chunk(json.loads(arrays["vocabulary"].tobytes()), arrays["term_ids"], arrays["lengths"])
+
+
 class _Terms(Sequence):
     """Term ids of all documents that have any, in two flat arrays: a list a document would take 20 times as much."""
 
-    def __init__(self) -> None:
+    def __init__(self, chunks: Iterable[_Chunk]) -> None:
         self.vocabulary: dict[str, int] = {}
-        self.doc_ids: list[str] = []
-        self._term_ids = array("i")
-        self._ends = array("q", [0])
-
-    def add(self, doc_id: str, text: str) -> None:
-        vocabulary = self.vocabulary
-        terms = analyze(text)
-        if terms:
-            self._term_ids.extend([vocabulary.setdefault(term, len(vocabulary)) for term in terms])
-            self._ends.append(len(self._term_ids))
-            self.doc_ids.append(doc_id)
+        self._term_ids, lengths = array("i"), []
+        for chunk in chunks:
+            numbers = [self.vocabulary.setdefault(term, len(self.vocabulary)) for term in chunk.vocabulary]
+            self._term_ids.frombytes(np.array(numbers, np.int32)[chunk.term_ids].tobytes())
+            lengths.append(chunk.lengths)
+        self.passages = sum(map(len, lengths))
+        all_lengths = np.concatenate(lengths)
+        self.positions = np.flatnonzero(all_lengths)
+        self._ends = [0, *np.cumsum(all_lengths[self.positions]).tolist()]
 
     def __len__(self) -> int:
-        return len(self.doc_ids)
+        return len(self.positions)
 
     def __getitem__(self, position):
         if not 0 <= position < len(self):  # ends iteration
@@ -186,14 +222,39 @@ class _Terms(Sequence):
         return self._term_ids[self._ends[position] : self._ends[position + 1]]
 
 
-def _read_terms(corpus: IndexableCorpus, progress: bool) -> _Terms:
-    terms = _Terms()
-    with tqdm(total=len(corpus), desc="bm25: analyse", unit="passage", disable=not progress) as bar:
-        for start in range(0, len(corpus), _PASSAGES_A_CHUNK):
-            stop = min(start + _PASSAGES_A_CHUNK, len(corpus))
-            for doc_id, text in zip(corpus.ids[start:stop], corpus.texts(start, stop), strict=True):
-                terms.add(doc_id, text)
-            bar.update(stop - start)
+def _make_index(chunks: Iterable[_Chunk], parameters: BM25Parameters, progress: bool):
+    """The index of bm25s, and the corpus position of each of its documents."""
+    import bm25s
+    from bm25s.tokenization import Tokenized
+
+    terms = _Terms(chunks)
     if not terms:
-        raise InputError(f"none of the {len(corpus)} passages has a word to index")
-    return terms
+        raise InputError(f"none of the {terms.passages} passages has a word to index")
+    index = bm25s.BM25(method="lucene", k1=parameters.k1, b=parameters.b)
+    # create_empty_token would put a term into the vocabulary that no document has a column for
+    index.index(Tokenized(terms, terms.vocabulary), create_empty_token=False, show_progress=progress)
+    return index, terms.positions
+
+
+def _save_index(index, positions: np.ndarray, folder: Path) -> None:
+    index.save(folder, show_progress=False)
+    np.save(folder / _POSITIONS, positions)
+
+
+def _load_index(folder: Path):
+    import bm25s
+
+    try:
+        index = bm25s.BM25.load(folder / _INDEX, mmap=True, show_progress=False)
+        return index, np.load(folder / _INDEX / _POSITIONS)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).replace("\n", " ")
+        raise InputError(f"{folder}: a broken BM25 index; remove the folder and build it again ({reason})") from None
+
+
+def _identity(corpus: IndexableCorpus, parameters: BM25Parameters) -> dict[str, Any]:
+    return {"kind": "bm25", "analysis": "lucene", **parameters._asdict(), "corpus": corpus_fingerprint(corpus)}
+
+
+def _bar(pieces: Sequence, progress: bool) -> tqdm:
+    return tqdm(pieces, desc="bm25: analyse", unit=f"x {_PASSAGES_A_CHUNK} passages", disable=not progress)

@@ -1,41 +1,41 @@
-"""Dense retrieval: a SentenceTransformer's vectors, searched exactly by inner product with faiss."""
+"""Dense retrieval: a SentenceTransformer's vectors, searched by inner product with faiss."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from ..records import InputError, ScoredDocument
 from ..run import Run
-from .base import IndexableCorpus, check_corpus, check_depth, cut
+from .approximate import APPROXIMATIONS, open_approximate
+from .base import IndexableCorpus, check_depth, cut
+from .encoding import DTYPES, EncodedCorpus, chunks, load_encoder
+from .index import gather, is_main_process, my_share
 
 if TYPE_CHECKING:
-    import numpy as np
     from sentence_transformers import SentenceTransformer
 
-DTYPES = ("float32", "bfloat16", "float16")
+__all__ = ["DTYPES", "SEARCHES", "DenseRetriever"]
 
-_TEXTS_A_CALL = 512  # one call of the encoder: enough to sort by length, small enough for a lively progress bar
+SEARCHES = ("flat", *APPROXIMATIONS)
 _QUERIES_A_BLOCK = 4096  # searched together: about 100 MB of candidates at depth 1000
 _SPARE = 32  # candidates beyond depth, so that float32 rounding in faiss does not decide the cut
 _ROUNDING = 4e-6  # relative error that a float32 inner product may have
+_MOST_OF_A_GPU = 2048  # documents that faiss finds a query on a GPU
 
 
 class DenseRetriever:
-    """Exact inner-product search over encoded passages; encoding happens here, when the retriever is made.
+    """Inner-product search over encoded passages; encoding happens here, when the retriever is made.
 
-    Vectors go to disk in float32 shards. A shard's file name is a hash of the model's weights and settings and of the
-    texts, so work that was cut short goes on where it stopped, and a changed model or corpus never meets old vectors.
-    Scores are inner products summed in float64 and rounded to float32: they do not depend on the size of shards, and
-    passages with equal vectors get equal scores.
+    Vectors go to disk in float32 shards, an `IndexFolder`: work that was cut short goes on at the first missing
+    shard, and vectors of another model or corpus are refused. Several processes encode, and search, a share of the
+    shards each. Scores are inner products summed in float64 and rounded to float32: they depend neither on the size
+    of shards nor on the number of processes, and passages with equal vectors get equal scores.
 
     Args:
         model: a SentenceTransformer, or the folder or Hub id of one.
@@ -50,12 +50,14 @@ class DenseRetriever:
             GPUs and on CPUs with AMX, and changes scores in the third digit.
         device: as torch names it; None for the best there is.
         shard_size: passages a shard. Encoding and searching hold one shard in memory.
+        search: one of SEARCHES: "flat" is exact; "ivf" and "hnsw" look at a part of the corpus only, and `recall`
+            says what that costs.
         progress: show progress bars.
         name: what the Run is called.
 
     Raises:
-        InputError: an empty corpus, an unknown dtype or model, a model without an inner-product similarity (with
-            `normalize` None), a vector that is not finite.
+        InputError: an empty corpus, an unknown dtype, model or search, a model without an inner-product similarity
+            (with `normalize` None), a vector that is not finite, a folder that holds another index.
     """
 
     def __init__(
@@ -72,48 +74,73 @@ class DenseRetriever:
         dtype: str | None = None,
         device: str | None = None,
         shard_size: int = 50_000,
+        search: str = "flat",
         progress: bool = True,
         name: str = "dense",
     ):
-        check_corpus(corpus)
-        for argument, value in (("batch_size", batch_size), ("shard_size", shard_size)):
-            if value < 1:
-                raise InputError(f"{argument} is {value!r}, but must be at least 1")
+        from sentence_transformers import SentenceTransformer
+
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size!r}, but must be at least 1")
+        if search not in SEARCHES:
+            raise InputError(f"unknown search {search!r}; choose from {', '.join(SEARCHES)}")
         self.name = name
         self.progress = progress
-        self.model = _load_model(model, revision, dtype, device)
+        self.model = load_encoder(SentenceTransformer, model, revision, dtype, device)
         self.normalize = _resolve_normalize(self.model, normalize)
         self._prompts = {"query": query_prompt, "document": document_prompt}
         self._batch_size = batch_size
-        self._doc_ids = corpus.ids
+        self._corpus = corpus
+        settings = {"document_prompt": document_prompt, "normalize": self.normalize}
+        encoded = EncodedCorpus("dense", self.model, corpus, folder, settings, shard_size)
+        paths = encoded.encode(".npy", self._encode_shard, _save_vectors, progress)
+        self.folder = encoded.index.folder
+        self._encoded = encoded  # a temporary folder goes with it
         self._shard_size = shard_size
-        self.folder = Path(folder) if folder is not None else self._temporary_folder()
-        self._shards = self._encode_corpus(corpus)
+        self._shards = [np.load(path, mmap_mode="r") for path in paths]
+        self._approximate = None
+        if search != "flat":
+            self._approximate = open_approximate(search, encoded.index, self._shards, progress, encoded.alone)
+        self.shares_corpus = self._approximate is None and not encoded.alone
 
     def search(self, queries: Mapping[str, str], depth: int) -> Run:
         """The best `depth` documents of each query; see `Retriever.search`. Memory: one shard, `depth` a query."""
+        return self._search(queries, depth, exact=self._approximate is None)
+
+    def recall(self, queries: Mapping[str, str], depth: int) -> float:
+        """Share of the exact top `depth` that this retriever finds, mean over queries; 1 for "flat"."""
+        exact, found = self._search(queries, depth, exact=True), self.search(queries, depth)
+        hits = [len({d for d, _ in exact[q]} & {d for d, _ in found[q]}) / len(exact[q]) for q in exact]
+        return float(np.mean(hits))
+
+    def _search(self, queries: Mapping[str, str], depth: int, exact: bool) -> Run:
         check_depth(depth)
         query_ids = list(queries)
         lists = {}
-        with tqdm(total=len(queries), desc=f"{self.name}: search", unit="query", disable=not self.progress) as bar:
+        hidden = not self.progress or not is_main_process()
+        with tqdm(total=len(queries), desc=f"{self.name}: search", unit="query", disable=hidden) as bar:
             for start in range(0, len(query_ids), _QUERIES_A_BLOCK):
                 block = query_ids[start : start + _QUERIES_A_BLOCK]
-                vectors = self._encode("query", [queries[query_id] for query_id in block])
-                _check_finite(vectors, "query", block)
-                for query_id, found in zip(block, self._best(vectors, depth, depth + _SPARE), strict=True):
+                vectors = self._encode_queries(block, [queries[query_id] for query_id in block])
+                best = self._best if exact else self._approximately_best
+                for query_id, found in zip(block, best(vectors, depth, depth + _SPARE), strict=True):
                     lists[query_id] = found
                     bar.update()
-        return Run(lists, self.name)
+        return Run.of_ranked(lists, self.name)
 
-    def _temporary_folder(self) -> Path:
-        folder = tempfile.mkdtemp(prefix="r2anker-dense-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return Path(folder)
+    def _encode_queries(self, query_ids: Sequence[str], texts: list[str]) -> np.ndarray:
+        """[queries, dimensions]; processes that search together encode a share each."""
+        ranges = list(chunks(0, len(texts)))
+        mine = my_share(ranges) if self.shares_corpus else ranges
+        parts = [(start, self._encode("query", texts[start:stop])) for start, stop in mine]
+        if self.shares_corpus:
+            parts = [part for parts_of_one in gather(parts) for part in parts_of_one]
+        vectors = np.concatenate([vectors for _, vectors in sorted(parts, key=lambda part: part[0])])
+        _check_finite(vectors, "query", query_ids)
+        return vectors
 
     def _encode(self, kind: str, texts: list[str]) -> np.ndarray:
         """[texts, dimensions] float32; `kind` is "query" or "document"."""
-        import numpy as np
-
         encode = self.model.encode_query if kind == "query" else self.model.encode_document
         vectors = encode(
             texts,
@@ -127,45 +154,14 @@ class DenseRetriever:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
-    def _encode_corpus(self, corpus: IndexableCorpus) -> list[np.ndarray]:
-        """The shards, memory-mapped; those that the folder already holds are not encoded again."""
-        import numpy as np
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        settings = self._fingerprint()
-        shards = []
-        with tqdm(total=len(corpus), desc=f"{self.name}: encode", unit="passage", disable=not self.progress) as bar:
-            for start in range(0, len(corpus), self._shard_size):
-                stop = min(start + self._shard_size, len(corpus))
-                texts = corpus.texts(start, stop)
-                path = self.folder / f"{_hash_texts(settings, texts)}.npy"
-                if not path.exists():
-                    _save(path, self._encode_shard(texts, corpus.ids[start:stop], bar))
-                shards.append(np.load(path, mmap_mode="r"))
-                bar.update(stop - bar.n)
-        return shards
-
-    def _encode_shard(self, texts: list[str], doc_ids: Sequence[str], bar: tqdm) -> np.ndarray:
-        import numpy as np
-
+    def _encode_shard(self, start: int, stop: int, bar: tqdm) -> np.ndarray:
         parts = []
-        for start in range(0, len(texts), _TEXTS_A_CALL):
-            part = self._encode("document", texts[start : start + _TEXTS_A_CALL])
-            _check_finite(part, "document", doc_ids[start : start + _TEXTS_A_CALL])
+        for first, end in chunks(start, stop):
+            part = self._encode("document", self._corpus.texts(first, end))
+            _check_finite(part, "document", self._corpus.ids[first:end])
             parts.append(part)
             bar.update(len(part))
         return np.concatenate(parts)
-
-    def _fingerprint(self) -> str:
-        """Hash of all that decides a passage's vector, except its text."""
-        import torch
-
-        settings = (repr(self.model), self.model.max_seq_length, self.model.prompts, self._prompts["document"])
-        digest = hashlib.sha256(repr((settings, self.normalize)).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
 
     def _best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[tuple[ScoredDocument, ...]]:
         """For each row of `queries` its best documents, chosen among the `width` candidates of faiss.
@@ -173,63 +169,73 @@ class DenseRetriever:
         Where the candidates end within rounding of the score at the cut, equal documents may have been left out; the
         query is searched again four times as wide. That is rare: it takes more than 32 near-equal passages.
         """
-        width = min(width, len(self._doc_ids))
+        size = len(self._corpus)
+        width = min(width, size)
         scores, positions = self._nearest(queries, width)
         for row, query in enumerate(queries):
             reached = scores[row, -1] >= scores[row, min(depth, width) - 1] - _ROUNDING * abs(scores[row]).max()
-            if reached and width < len(self._doc_ids):
+            if reached and width < size:
                 yield from self._best(query[None], depth, 4 * width)
             else:
                 yield self._rank(query, positions[row], depth)
 
-    def _nearest(self, queries: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and corpus positions, both [queries, width], best first: a running best over the shards."""
-        import faiss
-        import numpy as np
+    def _approximately_best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[tuple[ScoredDocument, ...]]:
+        _, positions = self._approximate.search(queries, min(width, len(self._corpus)))
+        for query, found in zip(queries, positions, strict=True):
+            yield self._rank(query, found[found >= 0], depth)
 
-        scores = np.empty((len(queries), 0), dtype=np.float32)
-        positions = np.empty((len(queries), 0), dtype=np.int64)
-        for number, shard in enumerate(self._shards):
-            found = faiss.knn(queries, shard, min(width, len(shard)), metric=faiss.METRIC_INNER_PRODUCT)
-            scores = np.hstack((scores, found[0]))
-            positions = np.hstack((positions, found[1] + number * self._shard_size))
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :width]
-            scores, positions = np.take_along_axis(scores, best, 1), np.take_along_axis(positions, best, 1)
-        return scores, positions
+    def _nearest(self, queries: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and corpus positions, both [queries, width], best first: a running best over the shards.
+
+        Processes that search together go through a share of the shards each, and all get the merged result.
+        """
+        numbers = list(range(len(self._shards)))
+        best = None
+        for number in my_share(numbers) if self.shares_corpus else numbers:
+            found = _padded(*_knn(queries, self._shards[number], width), width, number * self._shard_size)
+            best = found if best is None else _merge(best, found)
+        if self.shares_corpus:
+            for number, found in enumerate(part for part in gather(best) if part is not None):
+                best = found if number == 0 else _merge(best, found)
+        return best
 
     def _rank(self, query: np.ndarray, positions: np.ndarray, depth: int) -> tuple[ScoredDocument, ...]:
-        import numpy as np
-
         positions = np.sort(positions)  # shards are read from front to back
-        numbers = positions // self._shard_size
-        vectors = np.concatenate(
-            [self._shards[n][positions[numbers == n] - n * self._shard_size] for n in np.unique(numbers)]
-        )
-        scores = (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
-        doc_ids = [self._doc_ids[position] for position in positions.tolist()]
-        return cut(zip(doc_ids, scores.tolist(), strict=True), depth)
+        ends = np.searchsorted(positions, np.arange(1, len(self._shards) + 1) * self._shard_size)
+        parts = np.split(positions, ends[:-1])
+        rows = [self._shards[n][part - n * self._shard_size] for n, part in enumerate(parts) if len(part)]
+        # einsum sums in one fixed order; a BLAS product's depends on its threads
+        scores = np.einsum("ij,j->i", np.concatenate(rows).astype(np.float64), query.astype(np.float64))
+        doc_ids = [self._corpus.ids[position] for position in positions.tolist()]
+        return cut(zip(doc_ids, scores.astype(np.float32).tolist(), strict=True), depth)
 
 
-def _load_model(model, revision: str | None, dtype: str | None, device: str | None) -> SentenceTransformer:
-    import torch
-    from sentence_transformers import SentenceTransformer
+def _knn(queries: np.ndarray, vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows of the best by inner product, both [queries, min(width, rows)]; on a GPU if faiss sees one."""
+    import faiss
 
-    if isinstance(model, SentenceTransformer):
-        given = {"revision": revision, "dtype": dtype, "device": device}
-        if set(given.values()) != {None}:
-            names = ", ".join(name for name, value in given.items() if value is not None)
-            raise InputError(f"{names}: can only be chosen for a model given by name, not for one already loaded")
-        return model
-    dtype = dtype or "float32"
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
-    try:
-        return SentenceTransformer(
-            os.fspath(model), revision=revision, device=device, model_kwargs={"dtype": getattr(torch, dtype)}
-        )
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{model}: cannot be loaded as a SentenceTransformer: {reason}") from error
+    width = min(width, len(vectors))
+    if getattr(faiss, "get_num_gpus", int)() and width <= _MOST_OF_A_GPU:
+        import torch
+
+        device = torch.cuda.current_device() if torch.cuda.is_available() else 0
+        resources = faiss.StandardGpuResources()
+        return faiss.knn_gpu(resources, queries, vectors, width, metric=faiss.METRIC_INNER_PRODUCT, device=device)
+    return faiss.knn(queries, vectors, width, metric=faiss.METRIC_INNER_PRODUCT)
+
+
+def _padded(scores: np.ndarray, rows: np.ndarray, width: int, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both [queries, width], corpus positions in place of rows; lists shorter than that end with -inf."""
+    spare = ((0, 0), (0, width - scores.shape[1]))
+    return np.pad(scores, spare, constant_values=-np.inf), np.pad(rows + start, spare, constant_values=-1)
+
+
+def _merge(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]):
+    """The best of two results as `_nearest` returns them."""
+    import faiss
+
+    scores, positions = (np.stack(pair) for pair in zip(first, second, strict=True))
+    return faiss.merge_knn_results(scores, positions, keep_max=True)
 
 
 def _resolve_normalize(model: SentenceTransformer, normalize: bool | None) -> bool:
@@ -246,26 +252,11 @@ def _resolve_normalize(model: SentenceTransformer, normalize: bool | None) -> bo
 
 
 def _check_finite(vectors: np.ndarray, kind: str, ids: Sequence[str]) -> None:
-    import numpy as np
-
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise InputError(f"the model gives {kind} {ids[bad[0]]!r} a vector with NaN or infinity in it")
 
 
-def _hash_texts(settings: str, texts: list[str]) -> str:
-    digest = hashlib.sha256(settings.encode())
-    for text in texts:
-        encoded = text.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "little"))
-        digest.update(encoded)
-    return digest.hexdigest()[:32]
-
-
-def _save(path: Path, vectors: np.ndarray) -> None:
-    import numpy as np
-
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with open(partial, "wb") as file:
+def _save_vectors(path: Path, vectors: Any) -> None:
+    with open(path, "wb") as file:
         np.save(file, vectors)
-    os.replace(partial, path)  # a file under its final name is complete

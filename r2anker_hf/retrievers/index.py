@@ -1,0 +1,135 @@
+"""Indexes on disk: pieces that are whole or absent, for one corpus and one model, written by several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..records import InputError
+from .base import IndexableCorpus
+
+IDENTITY_FILE = "index.json"
+_PASSAGES_A_CHUNK = 10_000
+
+
+class IndexFolder:
+    """A folder that holds one index in pieces, and says what it was made from.
+
+    Every piece is written beside its place and renamed, so that a file under its final name is whole, whenever the
+    process was killed: the same command again makes what is missing and nothing else. Several processes may write
+    different pieces of one folder.
+
+    Args:
+        folder: made where it does not exist.
+        identity: all that decides the bytes of the index: kind, settings, fingerprints of corpus and model.
+
+    Raises:
+        InputError: the folder holds an index of another identity, or other files.
+    """
+
+    def __init__(self, folder: str | os.PathLike, identity: Mapping[str, Any]):
+        self.folder = Path(folder)
+        self.identity = dict(identity)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = read_identity(self.folder)
+        if found is None and any(not path.name.endswith(".partial") for path in self.folder.iterdir()):
+            found = read_identity(self.folder)  # another process may have begun in the meantime
+            if found is None:
+                raise InputError(f"{self.folder}: holds files but no {IDENTITY_FILE}; choose another folder")
+        if found is None:
+            self.write(IDENTITY_FILE, lambda path: path.write_text(json.dumps(self.identity, indent=2) + "\n"))
+        elif found != self.identity:
+            raise InputError(f"{self.folder}: an index of {_difference(found, self.identity)}; choose another folder")
+
+    def __contains__(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that are not written yet."""
+        return [name for name in names if name not in self]
+
+    def write(self, name: str, save: Callable[[Path], Any]) -> None:
+        """Let `save` write a piece to the path that it is given, then put it in place."""
+        partial = self.folder / f"{name}.{os.getpid()}.partial"
+        save(partial)
+        os.replace(partial, self.folder / name)
+
+
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """What an index folder says it was made from; None where no index was begun.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    path = folder / IDENTITY_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not an index that was written here ({error})") from None
+
+
+def corpus_fingerprint(corpus: IndexableCorpus) -> str:
+    """Hash of all ids and texts in order, read in chunks; some seconds a million passages."""
+    digest = hashlib.sha256()
+    for start in range(0, len(corpus), _PASSAGES_A_CHUNK):
+        stop = min(start + _PASSAGES_A_CHUNK, len(corpus))
+        rows = json.dumps([list(corpus.ids[start:stop]), corpus.texts(start, stop)], ensure_ascii=True)
+        digest.update(rows.encode())
+    return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def model_fingerprint(model: Any) -> str:
+    """Hash of a SentenceTransformer's or SparseEncoder's weights, modules and prompts."""
+    import torch
+
+    settings = (repr(model), model.max_seq_length, model.prompts)
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def my_share(work: list) -> list:
+    """This process's part of the work: every n-th piece, n being the number of processes.
+
+    The part is a matter of position alone. Sharing out what is missing would not do: processes look at different
+    moments, and would leave out pieces that each thinks another's.
+    """
+    state = _processes()
+    return work[state.process_index :: state.num_processes]
+
+
+def is_main_process() -> bool:
+    """Whether this process does what is done once."""
+    return _processes().is_main_process
+
+
+def wait_for_all() -> None:
+    """Go on once every process has come here."""
+    _processes().wait_for_everyone()
+
+
+def gather(found: Any) -> list[Any]:
+    """What every process found, in the order of the processes; each gets the whole list."""
+    from accelerate.utils import gather_object
+
+    return gather_object([found]) if _processes().num_processes > 1 else [found]
+
+
+def _processes():
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    return ", ".join(f"{key} {found.get(key)!r}, not {wanted.get(key)!r}" for key in keys)

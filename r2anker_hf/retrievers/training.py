@@ -1,0 +1,311 @@
+"""Training of dense and SPLADE retrievers with sentence-transformers, on negatives of several retrievers."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..attention import use_matmul_attention
+from ..negatives.sampling import draw
+from ..records import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer, SparseEncoder
+
+MASKED = 0.15  # of the tokens that a fresh head learns to restore, as BERT
+_HEAD_BATCH = 32
+_HEAD_LEARNING_RATE = 3e-4
+_CHECKPOINTS = 0.2  # of a training's steps between two of them
+
+
+@dataclass
+class RetrieverTraining:
+    """Settings of one training stage; defaults are coCondenser's fine-tuning on MS MARCO where it names them."""
+
+    learning_rate: float = field(default=5e-6, metadata={"help": "Peak learning rate (coCondenser)."})
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Queries a device; all share negatives."})
+    num_train_epochs: int = field(default=3, metadata={"help": "Passes over the training queries."})
+    warmup_share: float = field(default=0.1, metadata={"help": "Share of the steps in which the rate rises."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
+    num_negatives: int = field(default=7, metadata={"help": "Mined negatives a query; others come from the batch."})
+    depth: int = field(default=200, metadata={"help": "Top-N of each list that negatives are drawn from."})
+    max_length: int = field(default=128, metadata={"help": "Tokens of a text, in training and afterwards."})
+    temperature: float | None = field(
+        default=None, metadata={"help": "Of the softmax over scores; default .05 for cosines, 1 for inner products."}
+    )
+    query_flops: float = field(default=5e-5, metadata={"help": "SPLADE: weight of the queries' FLOPS loss."})
+    document_flops: float = field(default=3e-5, metadata={"help": "SPLADE: weight of the passages' FLOPS loss."})
+    head_steps: int = field(
+        default=300, metadata={"help": "SPLADE: steps that teach a fresh MLM head the vocabulary."}
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of order, negatives and dropout."})
+    bf16: bool | None = field(default=None, metadata={"help": "Train in bfloat16; default: where it is fast."})
+    logging_steps: int = field(default=20, metadata={"help": "Steps between two lines of the log."})
+
+    def __post_init__(self):
+        for name in ("per_device_train_batch_size", "num_train_epochs", "depth", "max_length"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.num_negatives < 0 or self.head_steps < 0:
+            raise InputError("num_negatives and head_steps must be at least 0")
+        if self.temperature is not None and self.temperature <= 0:
+            raise InputError(f"temperature is {self.temperature}, but must be above 0")
+        if self.bf16 is None:
+            cuda = torch.cuda.is_available()
+            self.bf16 = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_amx_tile_supported()
+
+
+def write_tuples(
+    rows: Iterable[Mapping[str, Any]],
+    text: Callable[[str], str],
+    settings: RetrieverTraining,
+    path: str | os.PathLike,
+) -> int:
+    """Each epoch's (query, positive, negative_1 ... negative_n), drawn as for the ranker, as an Arrow file.
+
+    A query with fewer candidates than negatives wanted gets some of them twice; one without any is left out.
+
+    Args:
+        rows: of candidates: `query_id`, `query`, `positive_ids`, `candidates`.
+        text: passage by id.
+        settings: `num_negatives`, `depth`, `num_train_epochs` and `seed` are read.
+        path: the file; `datasets.Dataset.from_file` maps it into memory.
+
+    Returns:
+        The number of tuples.
+
+    Raises:
+        InputError: there is none.
+    """
+    from datasets.arrow_writer import ArrowWriter
+
+    with ArrowWriter(path=os.fspath(path)) as writer:
+        for row in rows:
+            for columns in _tuples_of(row, text, settings):
+                writer.write(columns)
+        written, _ = writer.finalize()
+    if not written:
+        raise InputError("no training query has a relevant document and a negative")
+    return written
+
+
+def _tuples_of(
+    row: Mapping[str, Any], text: Callable[[str], str], settings: RetrieverTraining
+) -> Iterator[dict[str, str]]:
+    lists = {ranked["retriever"]: ranked["doc_ids"] for ranked in row["candidates"]}
+    count = settings.num_negatives
+    for epoch in range(settings.num_train_epochs):
+        given = row["query_id"], row["positive_ids"], lists
+        positive, negatives = draw(*given, count, settings.seed, epoch, "union", settings.depth)
+        if count and not negatives:
+            continue
+        repeated = (negatives * math.ceil(count / max(1, len(negatives))))[:count]
+        columns = {f"negative_{number}": text(doc_id) for number, doc_id in enumerate(repeated, start=1)}
+        yield {"query": row["query"], "positive": text(positive), **columns}
+
+
+def load_dense(model: str | os.PathLike, revision: str | None, settings: RetrieverTraining) -> SentenceTransformer:
+    """A SentenceTransformer from its folder or Hub id, or from a plain encoder with mean pooling."""
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(os.fspath(model), revision=revision)
+    encoder.max_seq_length = settings.max_length
+    return encoder
+
+
+def load_splade(
+    model: str | os.PathLike, revision: str | None, settings: RetrieverTraining, texts: Callable[[int], str], size: int
+) -> SparseEncoder:
+    """A SparseEncoder from its folder or Hub id, or from any encoder with a masked-language-model class.
+
+    An encoder without such a head (MiniLM, MPNet of sentence-transformers) gets one that is tied to its word
+    embeddings. Fresh, it would weigh terms at random; `settings.head_steps` steps teach it to name each token of the
+    collection's own passages, a part of them masked.
+
+    Args:
+        model: folder or Hub id.
+        revision: commit of a Hub model.
+        settings: `max_length`, `head_steps` and `seed` are read.
+        texts: passage by position, to learn from.
+        size: number of passages.
+    """
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+    if _is_sparse_encoder(model, revision):
+        encoder = SparseEncoder(os.fspath(model), revision=revision)
+        encoder.max_seq_length = settings.max_length
+        return encoder
+    options = {"revision": revision} if revision else {}
+    kinds = ("model_kwargs", "config_kwargs", "processor_kwargs")
+    transformer = Transformer(
+        os.fspath(model),
+        transformer_task="fill-mask",
+        max_seq_length=settings.max_length,
+        **{kind: dict(options) for kind in kinds},
+    )
+    encoder = SparseEncoder(modules=[transformer, SpladePooling()])
+    if _head_is_fresh(model, options) and settings.head_steps:
+        teach_head(encoder, texts, size, settings)
+    return encoder
+
+
+def _is_sparse_encoder(model: str | os.PathLike, revision: str | None) -> bool:
+    from sentence_transformers.util import load_file_path
+
+    found = load_file_path(os.fspath(model), "config_sentence_transformers.json", revision=revision)
+    return found is not None and '"SparseEncoder"' in Path(found).read_text(encoding="utf-8")
+
+
+def _head_is_fresh(model: str | os.PathLike, options: Mapping[str, str]) -> bool:
+    from transformers import AutoModelForMaskedLM
+
+    _, report = AutoModelForMaskedLM.from_pretrained(os.fspath(model), output_loading_info=True, **options)
+    return any(not key.endswith("bias") for key in report["missing_keys"])
+
+
+def teach_head(encoder: SparseEncoder, texts: Callable[[int], str], size: int, settings: RetrieverTraining) -> None:
+    """Masked-language-model steps on passages, with the loss over all tokens, masked or not.
+
+    Naming the tokens that are there is what SPLADE's head mostly does, and is learned in a few hundred steps; naming
+    the masked ones is what lets it weigh terms that are not there.
+    """
+    from transformers import DataCollatorForLanguageModeling, get_linear_schedule_with_warmup
+
+    model, tokenizer = encoder[0].auto_model, encoder.tokenizer
+    generator = torch.Generator().manual_seed(settings.seed)
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED, seed=settings.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_HEAD_LEARNING_RATE, weight_decay=settings.weight_decay)
+    steps = settings.head_steps
+    schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup_share * steps), steps)
+    if settings.bf16 and model.device.type == "cpu":
+        use_matmul_attention(model)
+    model.train()
+    bar = tqdm(range(steps), desc="teach the MLM head", unit="step")
+    for _ in bar:
+        chosen = torch.randint(size, (_HEAD_BATCH,), generator=generator).tolist()
+        passages = [texts(position) for position in chosen]
+        whole = tokenizer(passages, truncation=True, max_length=settings.max_length, return_special_tokens_mask=True)
+        features = [{name: values[number] for name, values in whole.items()} for number in range(_HEAD_BATCH)]
+        original = tokenizer.pad({"input_ids": whole["input_ids"]}, return_tensors="pt")["input_ids"]
+        batch = collate(features)
+        batch["labels"] = original.masked_fill(original == tokenizer.pad_token_id, -100)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bool(settings.bf16)):
+            loss = model(**batch.to(model.device)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        bar.set_postfix(loss=f"{loss.item():.2f}")
+    model.eval()
+
+
+class SharedFlopsLoss(torch.nn.Module):
+    r"""FLOPS over the whole batch of all devices.
+
+    .. math:: \ell = \sum_{t \in V} \Big(\frac{1}{N} \sum_{i=1}^{N} w_{i,t}\Big)^2
+
+    Paria et al. 2020 (ICLR), Eq. 5. A device's own mean over fewer texts is noisier, and its square larger: with
+    the same weight, more devices would mean sparser vectors. Here the means are averaged over devices first, so that
+    gradients equal those of one device with the whole batch.
+    """
+
+    def compute_loss_from_embeddings(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Scalar; `embeddings` is [texts of this device, vocabulary], with equally many texts on every device."""
+        mean = embeddings.float().mean(dim=0)
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            from torch.distributed.nn.functional import all_reduce
+
+            mean = all_reduce(mean) / torch.distributed.get_world_size()
+        return mean.square().sum()
+
+
+def train(encoder: Any, tuples: Dataset, settings: RetrieverTraining, checkpoints: str | os.PathLike) -> None:
+    """Contrastive training in place, on mined negatives and on the other passages of the batch (of all devices).
+
+    Args:
+        encoder: SentenceTransformer or SparseEncoder.
+        tuples: see `write_tuples`; they hold all epochs.
+        settings: of this stage.
+        checkpoints: folder of the trainer; a training that was killed goes on from the last one in it.
+    """
+    from sentence_transformers import SparseEncoder
+
+    if settings.bf16 and not torch.accelerator.is_available():
+        use_matmul_attention(encoder[0].auto_model)
+    make = _splade_trainer if isinstance(encoder, SparseEncoder) else _dense_trainer
+    trainer = make(encoder, tuples, settings, _arguments(settings, checkpoints))
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if os.path.isdir(checkpoints) else None)
+
+
+def _arguments(settings: RetrieverTraining, checkpoints: str | os.PathLike) -> dict[str, Any]:
+    return {
+        "output_dir": os.fspath(checkpoints),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": settings.per_device_train_batch_size,
+        "learning_rate": settings.learning_rate,
+        "warmup_steps": settings.warmup_share,
+        "weight_decay": settings.weight_decay,
+        "seed": settings.seed,
+        "bf16": bool(settings.bf16),
+        "use_cpu": not torch.accelerator.is_available(),
+        "batch_sampler": "no_duplicates",  # a passage is nobody's negative beside its own query
+        "dataloader_drop_last": True,
+        "save_steps": _CHECKPOINTS,
+        "save_total_limit": 1,
+        "logging_steps": settings.logging_steps,
+        "report_to": "none",
+    }
+
+
+def _dense_trainer(encoder: SentenceTransformer, tuples: Dataset, settings: RetrieverTraining, arguments: dict):
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.util import cos_sim, dot_score
+
+    cosine = str(encoder.similarity_fn_name) == "cosine"
+    temperature = settings.temperature or (0.05 if cosine else 1.0)
+    loss = MultipleNegativesRankingLoss(
+        encoder, 1 / temperature, cos_sim if cosine else dot_score, gather_across_devices=True
+    )
+    return SentenceTransformerTrainer(
+        encoder, SentenceTransformerTrainingArguments(**arguments), train_dataset=tuples, loss=loss
+    )
+
+
+def _splade_trainer(encoder: SparseEncoder, tuples: Dataset, settings: RetrieverTraining, arguments: dict):
+    from sentence_transformers import SparseEncoderTrainer, SparseEncoderTrainingArguments
+    from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
+        SpladeRegularizerWeightSchedulerCallback,
+    )
+    from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
+
+    contrast = SparseMultipleNegativesRankingLoss(
+        encoder, 1 / (settings.temperature or 1.0), gather_across_devices=True
+    )
+    loss = SpladeLoss(
+        encoder,
+        contrast,
+        document_regularizer_weight=settings.document_flops,
+        query_regularizer_weight=settings.query_flops,
+        document_regularizer=SharedFlopsLoss(),
+        query_regularizer=SharedFlopsLoss(),
+    )
+    return SparseEncoderTrainer(
+        encoder,
+        SparseEncoderTrainingArguments(**arguments),
+        train_dataset=tuples,
+        loss=loss,
+        callbacks=[SpladeRegularizerWeightSchedulerCallback(loss)],
+    )

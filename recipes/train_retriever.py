@@ -1,0 +1,170 @@
+"""Train a retriever in two stages: on BM25's negatives, then on BM25's and its own hard ones.
+
+    accelerate launch recipes/train_retriever.py --collection C --retriever dense|splade --model M --output_dir D
+
+D/D1 and D/D2 (dense), or D/L1 and D/L2 (SPLADE), are folders that sentence-transformers and retrieve.py load. Both
+stages start from M. Minutes for a few thousand queries on two CPU cores; a killed training goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import PartialState
+from datasets import Dataset
+
+from r2anker_hf.collection import Collection, load_collection
+from r2anker_hf.config import run_recipe
+from r2anker_hf.negatives.candidates import load_candidates, mine
+from r2anker_hf.retrievers.base import Retriever
+from r2anker_hf.retrievers.parts import search_in_parts
+from r2anker_hf.retrievers.training import RetrieverTraining, load_dense, load_splade, train, write_tuples
+from r2anker_hf.run import Run
+from r2anker_hf.stage import reference, run_stage
+
+LETTERS = {"dense": "D", "splade": "L"}
+
+
+@dataclass
+class TwoStageConfig:
+    collection: str = field(metadata={"help": "BEIR folder, Hub repository, or 'apidocs'."})
+    output_dir: str = field(metadata={"help": "New folder for the models and their runs over the training queries."})
+    model: str = field(metadata={"help": "Encoder that both stages start from: a folder or Hub id."})
+    retriever: Literal["dense", "splade"] = field(default="dense", metadata={"help": "What is trained."})
+    stages: int = field(default=2, metadata={"help": "1 ends with D1 or L1."})
+    negatives: str | None = field(
+        default=None, metadata={"help": "Candidates (mine.py) in place of BM25's top documents."}
+    )
+    negatives_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
+    model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
+    split: str = field(default="train", metadata={"help": "The split to train on; never the one to measure with."})
+    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
+    use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})
+    collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
+    encode_batch_size: int = field(default=64, metadata={"help": "Texts encoded at once between the stages."})
+
+
+def main(config: TwoStageConfig, training: RetrieverTraining) -> None:
+    collection = load_collection(
+        config.collection, config.split, config.revision, config.use_titles, **config.collection_options
+    )
+    inputs: dict[str, str | Path] = {"collection": f"{collection.name}@{collection.revision}"}
+    inputs["model"] = reference(config.model, config.model_revision)
+    if config.negatives:
+        inputs["negatives"] = reference(config.negatives, config.negatives_revision)
+    run_stage((config, training), config.output_dir, inputs, partial(two_stages, config, training, collection))
+
+
+def two_stages(config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path) -> None:
+    """The first stage on given negatives, the second on those and on what the first one's retriever mistakes."""
+    start = starting_model(config, training, collection, folder)
+    rows = partial(first_rows, config, collection, folder)
+    names = [f"{LETTERS[config.retriever]}{number}" for number in range(1, config.stages + 1)]
+    for number, name in enumerate(names):
+        if not (folder / name).exists():
+            train_stage(config, training, collection, start, rows(), folder / name)
+        if number + 1 < len(names):
+            own = own_run(config, training, collection, folder, name)
+            rows = partial(with_list, rows, name, own)
+
+
+def starting_model(
+    config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path
+) -> Path | str:
+    """What both stages start from; a SPLADE model's fresh head is taught once, and kept as L0."""
+    if config.retriever == "dense":
+        return config.model
+    state, taught = PartialState(), folder / "L0"
+    if state.is_main_process and not taught.exists():
+        corpus = collection.corpus
+        model = load_splade(
+            config.model, config.model_revision, training, lambda n: corpus.texts(n, n + 1)[0], len(corpus)
+        )
+        save(model, taught)
+    state.wait_for_everyone()
+    return taught
+
+
+def train_stage(
+    config: TwoStageConfig,
+    training: RetrieverTraining,
+    collection: Collection,
+    start: Path | str,
+    rows: Iterator[Mapping[str, Any]],
+    target: Path,
+) -> None:
+    """One training from the starting model, saved as `target`."""
+    print(f"\n{target.name}: trained on {config.split} queries")
+    state, tuples = PartialState(), target.with_name(f"tuples-{target.name}.arrow")
+    if state.is_main_process:
+        write_tuples(rows, collection.corpus.text, training, tuples)
+    state.wait_for_everyone()
+    load = load_dense if config.retriever == "dense" else partial(load_splade, texts=str, size=0)
+    revision = config.model_revision if start == config.model else None
+    model = load(start, revision, training)
+    checkpoints = target.with_name(f"checkpoints-{target.name}")
+    train(model, Dataset.from_file(str(tuples)), training, checkpoints)
+    if state.is_main_process:
+        save(model, target)
+        shutil.rmtree(checkpoints)
+        tuples.unlink()
+    state.wait_for_everyone()
+
+
+def save(model: Any, target: Path) -> None:
+    """A model folder that is whole or absent."""
+    partial_folder = target.with_name(f".{target.name}.partial")
+    model.save_pretrained(str(partial_folder), create_model_card=False)
+    partial_folder.rename(target)
+
+
+def first_rows(config: TwoStageConfig, collection: Collection, folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Candidates of the first stage: the given ones, or what BM25 ranks for the training queries."""
+    if config.negatives:
+        return iter(load_candidates(config.negatives, config.split, config.negatives_revision).rows)
+    from r2anker_hf.retrievers.bm25 import BM25Retriever
+
+    make = partial(BM25Retriever.build, collection.corpus, folder=folder / "index-bm25")
+    return mine(collection, {"bm25": searched(folder, "bm25", collection, make)})
+
+
+def own_run(
+    config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path, name: str
+) -> Run:
+    """What the first stage's retriever finds for the training queries."""
+    from r2anker_hf.retrievers.dense import DenseRetriever
+    from r2anker_hf.retrievers.splade import SpladeRetriever
+
+    make = DenseRetriever if config.retriever == "dense" else SpladeRetriever
+    options = {"batch_size": config.encode_batch_size, "dtype": "bfloat16" if training.bf16 else None}
+    options |= {"folder": folder / f"index-{name}", "device": str(PartialState().device)}
+    return searched(folder, name, collection, partial(make, folder / name, collection.corpus, **options))
+
+
+def searched(folder: Path, name: str, collection: Collection, make: Any, depth: int = 200) -> Run:
+    """A retriever's run over the training queries, kept in `runs/`; its index is removed afterwards."""
+    runs = folder / "runs" / name
+    if not (runs / "run.trec").exists():
+        runs.mkdir(parents=True, exist_ok=True)
+        retriever: Retriever = make()
+        search_in_parts(retriever, collection.queries, depth, runs)
+        if PartialState().is_main_process:
+            shutil.rmtree(folder / f"index-{name}")
+    return Run.read_trec(runs / "run.trec", name)
+
+
+def with_list(rows: Any, name: str, run: Run) -> Iterator[Mapping[str, Any]]:
+    """The rows with one more retriever's list."""
+    for row in rows():
+        found = run.get(row["query_id"], ())
+        own = {"retriever": name, "doc_ids": [d for d, _ in found], "scores": [score for _, score in found]}
+        yield {**row, "candidates": [*row["candidates"], own]}
+
+
+if __name__ == "__main__":
+    run_recipe(main, TwoStageConfig, RetrieverTraining)

@@ -22,7 +22,7 @@ from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.records import InputError
 from r2anker_hf.retrievers.base import IndexableCorpus, Retriever
-from r2anker_hf.retrievers.parts import search_in_parts
+from r2anker_hf.retrievers.parts import QUERIES_A_PART, search_in_parts
 from r2anker_hf.stage import reference, run_stage
 
 QUERIES_FOR_RECALL = 200
@@ -50,6 +50,9 @@ class RetrievalConfig:
     model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
     batch_size: int = field(default=64, metadata={"help": "Dense, SPLADE: texts encoded at once."})
     dtype: str | None = field(default=None, metadata={"help": "Dense, SPLADE: bfloat16 is faster; default float32."})
+    queries_a_part: int = field(
+        default=QUERIES_A_PART, metadata={"help": "Queries searched together; a finished part survives a kill."}
+    )
     shard_size: int = field(default=50_000, metadata={"help": "Dense, SPLADE: passages of a shard, held in memory."})
     search: Literal["flat", "ivf", "hnsw"] = field(
         default="flat", metadata={"help": "Dense: flat is exact; ivf and hnsw are faster and state their recall."}
@@ -71,7 +74,7 @@ def main(config: RetrievalConfig) -> None:
 def retrieve(config: RetrievalConfig, collection: Collection, folder: Path) -> None:
     """Search and write run.trec. Several processes share the encoding, the indexing of text, and the search."""
     retriever = build_retriever(config, collection.corpus, config.index or folder / "index")
-    search_in_parts(retriever, collection.queries, config.depth, folder)
+    search_in_parts(retriever, collection.queries, config.depth, folder, config.queries_a_part)
     if config.search != "flat":
         sample = dict(islice(collection.queries.items(), QUERIES_FOR_RECALL))
         recall = {"recall_against_exact": retriever.recall(sample, config.depth), "queries": len(sample)}

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"run", "measures"},
     "report": {"evaluation"},
     "retrievers": {"run", "collection"},
+    "retrievers.training": {"attention", "negatives.sampling"},
     "rankers": {"run", "collection", "padding_free", "collator"},
     "negatives": {"run", "collection"},
     "losses": set(),

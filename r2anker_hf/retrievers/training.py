@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 MASKED = 0.15  # of the tokens that a fresh head learns to restore, as BERT
 _HEAD_BATCH = 32
-_HEAD_LEARNING_RATE = 3e-4
+_HEAD_TOKENS = 32
+_HEAD_LEARNING_RATE = 5e-4
+_TERMS_AT_START = 200  # what SPLADE models weigh in an MS MARCO passage, to an order of magnitude
 _CHECKPOINTS = 0.2  # of a training's steps between two of them
 
 
@@ -42,8 +44,8 @@ class RetrieverTraining:
     temperature: float | None = field(
         default=None, metadata={"help": "Of the softmax over scores; default .05 for cosines, 1 for inner products."}
     )
-    query_flops: float = field(default=5e-5, metadata={"help": "SPLADE: weight of the queries' FLOPS loss."})
-    document_flops: float = field(default=3e-5, metadata={"help": "SPLADE: weight of the passages' FLOPS loss."})
+    query_flops: float = field(default=3e-4, metadata={"help": "SPLADE: weight of the queries' FLOPS loss (naver)."})
+    document_flops: float = field(default=1e-4, metadata={"help": "SPLADE: weight of the passages' (naver)."})
     head_steps: int = field(
         default=300, metadata={"help": "SPLADE: steps that teach a fresh MLM head the vocabulary."}
     )
@@ -52,11 +54,10 @@ class RetrieverTraining:
     logging_steps: int = field(default=20, metadata={"help": "Steps between two lines of the log."})
 
     def __post_init__(self):
-        for name in ("per_device_train_batch_size", "num_train_epochs", "depth", "max_length"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if self.num_negatives < 0 or self.head_steps < 0:
-            raise InputError("num_negatives and head_steps must be at least 0")
+        least = dict.fromkeys(("per_device_train_batch_size", "num_train_epochs", "depth", "max_length"), 1)
+        for name, smallest in {**least, "num_negatives": 0, "head_steps": 0}.items():
+            if getattr(self, name) < smallest:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be at least {smallest}")
         if self.temperature is not None and self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}, but must be above 0")
         if self.bf16 is None:
@@ -86,9 +87,12 @@ def write_tuples(
     Raises:
         InputError: there is none.
     """
+    from datasets import Features, Value
     from datasets.arrow_writer import ArrowWriter
 
-    with ArrowWriter(path=os.fspath(path)) as writer:
+    negatives = [f"negative_{number}" for number in range(1, settings.num_negatives + 1)]
+    features = Features(dict.fromkeys(["query", "positive", *negatives], Value("string")))
+    with ArrowWriter(path=os.fspath(path), features=features) as writer:
         for row in rows:
             for columns in _tuples_of(row, text, settings):
                 writer.write(columns)
@@ -175,14 +179,17 @@ def _head_is_fresh(model: str | os.PathLike, options: Mapping[str, str]) -> bool
 
 
 def teach_head(encoder: SparseEncoder, texts: Callable[[int], str], size: int, settings: RetrieverTraining) -> None:
-    """Masked-language-model steps on passages, with the loss over all tokens, masked or not.
+    """Teach a fresh head the vocabulary on windows of passages, then let a passage start with few weighty terms.
 
-    Naming the tokens that are there is what SPLADE's head mostly does, and is learned in a few hundred steps; naming
-    the masked ones is what lets it weigh terms that are not there.
+    Masked-language-model steps with the loss over all words, masked or not: naming the tokens that are there is what
+    SPLADE's head mostly does, naming the masked ones is what lets it weigh terms that are not there. Softmax does not
+    see a constant added to all logits, but SPLADE's ReLU does; so the bias is lowered afterwards until passages weigh
+    `_TERMS_AT_START` terms on average, where contrastive training would otherwise start from dense vectors.
     """
     from transformers import DataCollatorForLanguageModeling, get_linear_schedule_with_warmup
 
     model, tokenizer = encoder[0].auto_model, encoder.tokenizer
+    special = torch.tensor(tokenizer.all_special_ids)
     generator = torch.Generator().manual_seed(settings.seed)
     collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED, seed=settings.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=_HEAD_LEARNING_RATE, weight_decay=settings.weight_decay)
@@ -194,14 +201,11 @@ def teach_head(encoder: SparseEncoder, texts: Callable[[int], str], size: int, s
     bar = tqdm(range(steps), desc="teach the MLM head", unit="step")
     for _ in bar:
         chosen = torch.randint(size, (_HEAD_BATCH,), generator=generator).tolist()
-        passages = [texts(position) for position in chosen]
-        whole = tokenizer(passages, truncation=True, max_length=settings.max_length, return_special_tokens_mask=True)
-        features = [{name: values[number] for name, values in whole.items()} for number in range(_HEAD_BATCH)]
-        original = tokenizer.pad({"input_ids": whole["input_ids"]}, return_tensors="pt")["input_ids"]
-        batch = collate(features)
-        batch["labels"] = original.masked_fill(original == tokenizer.pad_token_id, -100)
+        windows = [_window(tokenizer, texts(position), generator) for position in chosen]
+        batch, whole = collate(windows), tokenizer.pad({"input_ids": windows}, return_tensors="pt")["input_ids"]
+        batch["labels"] = whole.masked_fill(torch.isin(whole, special), -100)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bool(settings.bf16)):
-            loss = model(**batch.to(model.device)).loss
+            loss = model(**{name: values.to(model.device) for name, values in batch.items()}).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -209,6 +213,26 @@ def teach_head(encoder: SparseEncoder, texts: Callable[[int], str], size: int, s
         optimizer.zero_grad()
         bar.set_postfix(loss=f"{loss.item():.2f}")
     model.eval()
+    _start_sparse(encoder, [texts(int(p)) for p in torch.randint(size, (_HEAD_BATCH,), generator=generator)])
+
+
+def _window(tokenizer: Any, text: str, generator: torch.Generator) -> list[int]:
+    """`_HEAD_TOKENS` tokens from anywhere in a passage."""
+    options = {"truncation": True, "max_length": _HEAD_TOKENS, "return_overflowing_tokens": True}
+    windows = tokenizer([text], **options)["input_ids"]
+    return windows[int(torch.randint(len(windows), (1,), generator=generator))]
+
+
+@torch.no_grad()
+def _start_sparse(encoder: SparseEncoder, passages: list[str]) -> None:
+    model = encoder[0].auto_model
+    features = encoder.tokenizer(
+        passages, truncation=True, max_length=encoder.max_seq_length, padding=True, return_tensors="pt"
+    ).to(model.device)
+    logits = model(**features).logits
+    logits = logits.masked_fill(features["attention_mask"][..., None] == 0, -torch.inf)
+    highest = logits.amax(dim=1).flatten()
+    model.get_output_embeddings().bias -= highest.topk(_TERMS_AT_START * len(passages)).values[-1]
 
 
 class SharedFlopsLoss(torch.nn.Module):

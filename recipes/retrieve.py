@@ -23,6 +23,7 @@ from r2anker_hf.config import run_recipe
 from r2anker_hf.records import InputError
 from r2anker_hf.retrievers.base import IndexableCorpus, Retriever
 from r2anker_hf.retrievers.parts import QUERIES_A_PART, search_in_parts
+from r2anker_hf.retrievers.planning import describe, plan
 from r2anker_hf.stage import reference, run_stage
 
 QUERIES_FOR_RECALL = 200
@@ -57,6 +58,9 @@ class RetrievalConfig:
     search: Literal["flat", "ivf", "hnsw"] = field(
         default="flat", metadata={"help": "Dense: flat is exact; ivf and hnsw are faster and state their recall."}
     )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Say what would be read, computed and stored, after a short trial."}
+    )
 
 
 def main(config: RetrievalConfig) -> None:
@@ -68,6 +72,12 @@ def main(config: RetrievalConfig) -> None:
         if not config.model:
             raise InputError(f"--model is needed for {config.retriever} retrieval: its folder or Hub id")
         inputs["model"] = reference(config.model, config.model_revision)
+    if config.dry_run:
+        make = partial(build_retriever, config)
+        estimate = plan(config.retriever, make, collection.corpus, collection.queries, config.depth, config.shard_size)
+        print(f"{config.retriever} over {collection.name}, split {config.split}, for one process:")
+        print(describe(estimate))
+        return
     run_stage(config, config.output_dir, inputs, partial(retrieve, config, collection))
 
 

@@ -33,8 +33,8 @@ if grep -q '^dev_split:' "$recipe/train_ranker.yaml"; then
 fi
 for split in $splits; do
   printf '\n== retrieve: the %s queries, by BM25 and by a dense retriever\n' "$split"
-  run retrieve retrieve_bm25 --split "$split" --output_dir "$OUT/runs/$split/bm25"
-  run retrieve retrieve_dense --split "$split" ${RETRIEVER:+--model "$RETRIEVER"} --index "$OUT/index" \
+  run retrieve retrieve_bm25 --split "$split" --index "$OUT/index/bm25" --output_dir "$OUT/runs/$split/bm25"
+  run retrieve retrieve_dense --split "$split" ${RETRIEVER:+--model "$RETRIEVER"} --index "$OUT/index/dense" \
     --output_dir "$OUT/runs/$split/dense"
 done
 

@@ -18,7 +18,9 @@ from r2anker_hf.run import Run
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = REPOSITORY / "recipes"
 SIZES = "--collection_options passages=150 test=20 dev=15"
-STAGES = ("retrieve", "mine", "train_ranker", "rerank", "score")
+STAGES = ("retrieve", "mine", "train_retriever", "train_ranker", "rerank", "score")
+STAGE_OF = {"retrieve_bm25": "retrieve", "retrieve_dense": "retrieve", "retrieve_splade": "retrieve"}
+STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever"}
 # accelerate's own launcher starts several processes on CPUs through MPI alone; torch's does without
 LAUNCH = "-m torch.distributed.run --standalone --nproc_per_node 2"
 
@@ -41,7 +43,8 @@ def recipe(stage):
 def configs(stage):
     module = recipe(stage)
     own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == stage]
-    return [*own, module.ListwiseConfig] if stage == "train_ranker" else own
+    training = {"train_ranker": "ListwiseConfig", "train_retriever": "RetrieverTraining"}.get(stage)
+    return [*own, getattr(module, training)] if training else own
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,36 @@ def test_two_processes_rerank_like_one(story, tmp_path):
         assert [scores[d.doc_id] for d in one[query_id]] == pytest.approx([d.score for d in one[query_id]], abs=1e-5)
 
 
+def test_a_dry_run_estimates_and_writes_nothing(tmp_path):
+    command = (
+        f"recipes/retrieve.py --collection apidocs {SIZES} --retriever bm25 --dry_run --output_dir {tmp_path / 'x'}"
+    )
+    done = launch([sys.executable, *command.split()])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "read    150 passages" in done.stdout and "\nindex " in done.stdout and "\nmemory " in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("retriever, names", [("dense", ["D1", "D2"]), ("splade", ["L0", "L1", "L2"])])
+def test_a_retriever_is_trained_in_two_stages_and_retrieves(retriever, names, tiny_model, tmp_path):
+    sizes = "passages=60 test=20 dev=10"
+    training = "--bf16 false --max_length 32 --num_train_epochs 1 --num_negatives 1 --head_steps 5"
+    common = ["--collection", "apidocs", "--retriever", retriever, *training.split()]
+    common += ["--collection_options", *sizes.split()]
+    out = tmp_path / "out"
+    command = [sys.executable, "recipes/train_retriever.py", *common, "--model", str(tiny_model)]
+    done = launch([*command, "--output_dir", str(out)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(path.name for path in out.iterdir()) == sorted([*names, "runs", "config.yaml", "provenance.json"])
+    assert {path.name for path in (out / "runs").iterdir()} == {"bm25", names[-2]}
+    assert (out / names[-1] / "model.safetensors").read_bytes() != (out / names[-2] / "model.safetensors").read_bytes()
+    command = [sys.executable, "recipes/retrieve.py", "--collection", "apidocs", "--retriever", retriever]
+    command += ["--collection_options", *sizes.split(), "--model", str(out / names[-1]), "--depth", "5"]
+    done = launch([*command, "--output_dir", str(tmp_path / "run")])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(Run.read_trec(tmp_path / "run" / "run.trec")) == 20
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(RECIPES)))
 def test_every_yaml_parses(path):
     if path.parent.name == "accelerate_configs":
@@ -121,8 +154,7 @@ def test_every_yaml_parses(path):
 
         assert load_config_from_file(str(path)).num_processes >= 1
         return
-    stage = {"retrieve_bm25": "retrieve", "retrieve_dense": "retrieve", "warm_start": "train_ranker"}.get(path.stem)
-    stage = stage or path.stem
+    stage = STAGE_OF.get(path.stem, path.stem)
     required = {"output_dir": "x", "negatives": "x", "ranker": "x", "run": "x", "runs": "bm25=x", "model": "x"}
     if stage == "train_ranker":
         required |= {"use_cpu": "true", "mixed_precision": "no"}  # no GPU is needed to parse

@@ -22,7 +22,6 @@ INSTALL_REQUIRES = [
     "pyarrow>=18",
     "pytrec_eval-terrier>=0.5.6,<0.6",
     "pyyaml>=6,<7",
-    
     "regex>=2024.11.6",
     "safetensors>=0.5,<1",
     "scipy>=1.11,<2",

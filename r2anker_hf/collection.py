@@ -132,10 +132,11 @@ def load_collection(
     """Load one split of a collection and check it.
 
     Args:
-        source: a BEIR folder (`corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`), a dataset repository of the
+        source: a BEIR folder (`corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`), a folder of the MS MARCO
+            passages as released (`collection.tsv`, `queries.<split>.tsv`, `qrels.<split>.tsv`), a dataset repository of the
             Hub in the layout of MTEB (configurations `corpus`, `queries` and `default`) or of BEIR (judgements in
             `<name>-qrels`), or `apidocs`.
-        split: "train", "dev" or "test", as the collection names them.
+        split: "train", "dev", "dev.small" or "test", as the collection names them.
         revision: commit of the repository; a Hub repository without one is read at its newest commit, with a warning.
         use_titles: whether titles are a part of the passages.
         options: for `apidocs` alone, its sizes (`passages`, `test`, `dev`, `seed`).
@@ -151,7 +152,9 @@ def load_collection(
     if Path(source).is_dir():
         return _load_folder(Path(source), split, use_titles)
     if Path(source).is_absolute() or str(source).count("/") != 1 or str(source).startswith("."):
-        raise InputError(f"{source}: no such folder (give a BEIR folder, a Hub repository 'owner/name', or 'apidocs')")
+        raise InputError(
+            f"{source}: no such folder (give a BEIR or MS MARCO folder, a Hub repository 'owner/name', or 'apidocs')"
+        )
     return _load_hub(str(source), split, revision, use_titles)
 
 
@@ -184,18 +187,33 @@ def read_qrels(path: str | os.PathLike) -> dict[str, dict[str, int]]:
 
 
 def _load_folder(folder: Path, split: str, use_titles: bool) -> Collection:
-    qrels_path = folder / "qrels" / f"{split}.tsv"
-    if not qrels_path.exists():
-        found = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
-        raise InputError(f"{qrels_path}: no such file; splits there: {', '.join(found) or 'none'}")
-    files = [folder / "corpus.jsonl", folder / "queries.jsonl", qrels_path]
+    files = _files_of(folder, split)
+    qrels_path = files[2]
     corpus = Corpus(_mapped_corpus(files[0]), use_titles)
     all_queries = dict(_read_queries(files[1]))
     qrels = read_qrels(qrels_path)
     _check_known(qrels, all_queries, corpus, qrels_path)
-    if len(list((folder / "qrels").glob("*.tsv"))) == 1:  # with several splits, a query may be another split's
+    if len(list(qrels_path.parent.glob("*.tsv"))) == 1:  # with several splits, a query may be another split's
         _warn_count(len(all_queries.keys() - qrels.keys()), "queries have no judgement and are left out", files[1])
     return _collection(str(folder), _digest(map(sha256_file, files)), split, corpus, all_queries, qrels, qrels_path)
+
+
+def _files_of(folder: Path, split: str) -> list[Path]:
+    """Corpus, queries and judgements of a split, in BEIR's layout, or in that of the MS MARCO passages as released."""
+    if (folder / "collection.tsv").exists():
+        qrels = sorted(folder.glob("qrels.*.tsv"))
+        names, prefix = [path.name[len("qrels.") : -len(".tsv")] for path in qrels], "qrels."
+        files = [folder / "collection.tsv", folder / f"queries.{split}.tsv"]
+        if not files[1].exists():  # the queries of dev.small are also among those of dev
+            files[1] = folder / f"queries.{split.split('.')[0]}.tsv"
+    else:
+        prefix, files = "qrels/", [folder / "corpus.jsonl", folder / "queries.jsonl"]
+        names = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
+    if split not in names:
+        raise InputError(
+            f"{folder / f'{prefix}{split}.tsv'}: no such file; splits there: {', '.join(names) or 'none'}"
+        )
+    return [*files, folder / f"{prefix}{split}.tsv"]
 
 
 def _load_apidocs(split: str, use_titles: bool, options: Mapping[str, int]) -> Collection:
@@ -308,7 +326,7 @@ def _write_arrow(documents: Iterable[Document], path: Path, rows_a_batch: int = 
 def _read_corpus(path: Path) -> Iterator[Document]:
     seen: dict[str, int] = {}
     empty = 0
-    for number, record in _read_jsonl(path):
+    for number, record in _read_records(path):
         title, text = (_text(record, key, path, number) for key in ("title", "text"))
         document = Document(_id(record, path, number), title, text)
         if document.doc_id in seen:
@@ -326,7 +344,7 @@ def _read_corpus(path: Path) -> Iterator[Document]:
 
 def _read_queries(path: Path) -> Iterator[Query]:
     seen: dict[str, int] = {}
-    for number, record in _read_jsonl(path):
+    for number, record in _read_records(path):
         query = Query(_id(record, path, number), _text(record, "text", path, number).strip())
         if query.query_id in seen:
             raise InputError(
@@ -336,6 +354,21 @@ def _read_queries(path: Path) -> Iterator[Query]:
             raise InputError(f"{path}, line {number}: query {query.query_id!r} has no text")
         seen[query.query_id] = number
         yield query
+
+
+def _read_records(path: Path) -> Iterator[tuple[int, dict]]:
+    """Line number, and a record of BEIR's form, from JSON lines or from tab-separated ids and texts."""
+    return _read_tsv(path) if path.suffix == ".tsv" else _read_jsonl(path)
+
+
+def _read_tsv(path: Path) -> Iterator[tuple[int, dict]]:
+    for number, line in read_lines(path):
+        columns = line.rstrip("\r\n").split("\t")
+        if len(columns) != 2:
+            raise InputError(
+                f"{path}, line {number}: {len(columns)} columns, but here are 2 (id, text): {line[:80]!r}"
+            )
+        yield number, {"_id": columns[0], "title": "", "text": columns[1]}
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:

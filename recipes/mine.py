@@ -21,7 +21,7 @@ from r2anker_hf.stage import run_stage
 
 @dataclass
 class MiningConfig:
-    collection: str = field(metadata={"help": "BEIR folder, Hub repository, or 'apidocs'."})
+    collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
     runs: dict[str, str] = field(metadata={"help": "First stages over this split: name=path/run.trec ..."})
     output_dir: str = field(metadata={"help": "New folder for the dataset."})
     split: str = field(default="train", metadata={"help": "The split to train on; never the one to measure with."})

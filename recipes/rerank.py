@@ -24,7 +24,7 @@ from r2anker_hf.stage import reference, run_stage
 @dataclass
 class RerankingConfig:
     ranker: str = field(metadata={"help": "Folder that train_ranker.py wrote, or a Hub repository."})
-    collection: str = field(metadata={"help": "BEIR folder, Hub repository, or 'apidocs'."})
+    collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
     run: str = field(metadata={"help": "First stage over this split: path/run.trec."})
     output_dir: str = field(metadata={"help": "New folder for run.trec."})
     split: str = field(default="test", metadata={"help": "train, dev or test, as the collection names them."})

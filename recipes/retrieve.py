@@ -31,7 +31,7 @@ QUERIES_FOR_RECALL = 200
 
 @dataclass
 class RetrievalConfig:
-    collection: str = field(metadata={"help": "BEIR folder, Hub repository, or 'apidocs'."})
+    collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
     output_dir: str = field(metadata={"help": "New folder for run.trec."})
     split: str = field(default="test", metadata={"help": "train, dev or test, as the collection names them."})
     revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})

@@ -32,7 +32,7 @@ LETTERS = {"dense": "D", "splade": "L"}
 
 @dataclass
 class TwoStageConfig:
-    collection: str = field(metadata={"help": "BEIR folder, Hub repository, or 'apidocs'."})
+    collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
     output_dir: str = field(metadata={"help": "New folder for the models and their runs over the training queries."})
     model: str = field(metadata={"help": "Encoder that both stages start from: a folder or Hub id."})
     retriever: Literal["dense", "splade"] = field(default="dense", metadata={"help": "What is trained."})

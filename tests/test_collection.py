@@ -54,6 +54,23 @@ def test_written_as_beir_it_reads_back(folder, tmp_path):
     assert (again.queries, again.qrels) == (collection.queries, collection.qrels)
 
 
+def test_an_ms_marco_folder_as_released(tmp_path):
+    (tmp_path / "collection.tsv").write_text("0\tRivers flow.\n1\tStone house\n")
+    (tmp_path / "queries.dev.tsv").write_text("7\twhat flows\n8\tanother\n")
+    (tmp_path / "qrels.dev.small.tsv").write_text("7\t0\t0\t1\n")
+    (tmp_path / "qrels.train.tsv").write_text("9\t0\t1\t1\n")
+    collection = load_collection(tmp_path, "dev.small")
+    assert list(collection.corpus.documents()) == [Document("0", "", "Rivers flow."), Document("1", "", "Stone house")]
+    assert (collection.queries, collection.qrels) == ({"7": "what flows"}, {"7": {"0": 1}})
+    with pytest.raises(InputError, match=r"qrels.test.tsv: no such file; splits there: dev.small, train"):
+        load_collection(tmp_path, "test")
+    with pytest.raises(InputError, match=r"queries.train.tsv: no such file"):
+        load_collection(tmp_path, "train")
+    (tmp_path / "collection.tsv").write_text("0\tRivers\tflow.\n")
+    with pytest.raises(InputError, match=r"collection.tsv, line 1: 3 columns, but here are 2 \(id, text\): '0"):
+        load_collection(tmp_path, "dev.small")
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [

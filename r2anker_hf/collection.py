@@ -133,9 +133,9 @@ def load_collection(
 
     Args:
         source: a BEIR folder (`corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`), a folder of the MS MARCO
-            passages as released (`collection.tsv`, `queries.<split>.tsv`, `qrels.<split>.tsv`), a dataset repository of the
-            Hub in the layout of MTEB (configurations `corpus`, `queries` and `default`) or of BEIR (judgements in
-            `<name>-qrels`), or `apidocs`.
+            passages as released (`collection.tsv`, `queries.<split>.tsv`, `qrels.<split>.tsv`), a dataset repository
+            of the Hub in the layout of MTEB (configurations `corpus`, `queries` and `default`) or of BEIR (judgements
+            in `<name>-qrels`), or `apidocs`.
         split: "train", "dev", "dev.small" or "test", as the collection names them.
         revision: commit of the repository; a Hub repository without one is read at its newest commit, with a warning.
         use_titles: whether titles are a part of the passages.

@@ -26,7 +26,9 @@ from r2anker_hf.stage import run_stage
 class ScoringConfig:
     runs: dict[str, str] = field(metadata={"help": "Systems to measure: name=path/run.trec ..."})
     output_dir: str = field(metadata={"help": "New folder for the report."})
-    collection: str | None = field(default=None, metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
+    collection: str | None = field(
+        default=None, metadata={"help": "BEIR or MS MARCO folder, Hub repository, apidocs."}
+    )
     split: str = field(default="test", metadata={"help": "Split of the collection."})
     qrels: str | None = field(default=None, metadata={"help": "Judgements to use instead of the collection's."})
     revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})

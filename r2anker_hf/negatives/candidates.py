@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,21 @@ MANIFEST_FILE = "manifest.json"
 PACKAGES = ("r2anker_hf", "datasets", "pyarrow", "numpy")
 _COUNTS = b"r2anker_hf.counts"  # key of a shard's counts among the metadata of its Parquet file
 _SHARD = re.compile(r"(?P<split>.+?)(-\d{5}-of-\d{5})?$")
+
+# Of a stage's config: where things lie, and what stands in the manifest anyway.
+_NOT_SETTINGS = {
+    "output_dir",
+    "index",
+    "collection",
+    "collection_options",
+    "revision",
+    "split",
+    "model_revision",
+    "run",
+}
+# Options that retrieve.py writes with their defaults, though this retriever does not read them.
+_OF_OTHER_RETRIEVERS = {"bm25": {"model", "batch_size", "dtype"}, "dense": {"preset", "k1", "b"}}
+_OF_OTHER_RETRIEVERS["splade"] = _OF_OTHER_RETRIEVERS["dense"]
 
 RankedLists = Mapping[str, Sequence[ScoredDocument]]
 """Ranked documents by query id: a `Run`, or a `RunFile` that stays on disk."""
@@ -134,12 +150,14 @@ def mine(collection: Collection, runs: Mapping[str, RankedLists], depth: int = 2
 def write_candidates(
     folder: str | os.PathLike, collection: Collection, runs: Mapping[str, RankedLists], depth: int = 200
 ) -> dict[str, Any]:
-    """Mine one split in one process, and return the manifest. See `write_shards` and `write_manifest`.
+    """Mine one split in one process, and return the manifest; candidates that stood in the folder are replaced.
 
     Raises:
         InputError: nothing was mined, or as in `Mining`.
     """
     mining = Mining(collection, runs, depth)
+    for part in ("candidates", "corpus"):  # finished shards would be taken for this mining's own
+        shutil.rmtree(Path(folder) / part, ignore_errors=True)
     write_shards(folder, mining)
     write_corpus(folder, collection.corpus)
     return write_manifest(folder, [mining])
@@ -256,7 +274,7 @@ def run_facts(path: str | os.PathLike) -> dict[str, Any]:
         return facts
     settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
     origin = json.loads(provenance.read_text(encoding="utf-8"))
-    left_out = {"output_dir", "index", "collection", "collection_options", "revision", "split", "model_revision"}
+    left_out = {*_NOT_SETTINGS, *_OF_OTHER_RETRIEVERS.get(settings.get("retriever"), ())}
     facts["settings"] = {
         key: _public_name(value)
         for key, value in settings.items()
@@ -468,6 +486,18 @@ def _schema(mining: Mining) -> Any:
     return pa.schema(fields)
 
 
+def _leaves(schema: Any) -> list[str]:
+    """Names of the columns as Parquet stores them."""
+    import io
+
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(schema.empty_table(), sink)
+    stored = pq.ParquetFile(sink).schema
+    return [stored.column(index).path for index in range(len(stored))]
+
+
 def _write_parquet(path: Path, schema: Any, rows: Iterable[dict[str, Any]], counts: _Counts | None = None) -> None:
     """A whole file or none: written beside its place, then renamed."""
     import pyarrow as pa
@@ -476,7 +506,12 @@ def _write_parquet(path: Path, schema: Any, rows: Iterable[dict[str, Any]], coun
     path.parent.mkdir(parents=True, exist_ok=True)
     writing = path.with_name(f"{path.name}.{os.getpid()}.writing")
     rows = iter(counts.watch(rows) if counts else rows)
-    with pq.ParquetWriter(writing, schema, compression="zstd") as writer:
+    # Scores byte plane by byte plane: most are float32, whose last bytes are zero as float64. A quarter is saved.
+    leaves = _leaves(schema)
+    scores = [leaf for leaf in leaves if leaf.endswith("scores.list.element")]
+    others = [leaf for leaf in leaves if leaf not in scores]
+    options = {"compression": "zstd", "use_dictionary": others, "use_byte_stream_split": scores or False}
+    with pq.ParquetWriter(writing, schema, **options) as writer:
         batches: list[Any] = []
         while group := list(islice(rows, ROWS_A_BATCH)):
             batches.append(pa.RecordBatch.from_pylist(group, schema=schema))

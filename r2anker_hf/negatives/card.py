@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ _TEXT_LIMIT = 360  # characters of a passage in the card
 _SHOWN = 10  # suspicious negatives of each kind in the card; audit.json holds more
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_HASH = re.compile(r"(@(?:sha256:)?)([0-9a-f]{40,64})$")
 _INK, _GRID = "#333333", "#DDDDDD"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -212,8 +214,12 @@ def _settings(facts: Mapping[str, Any]) -> str:
         return "external TREC run"
     hidden = {"retriever", "use_titles", "batch_size", "dtype"}
     parts = [str(settings.get("retriever", ""))]
-    parts += [f"{key}={value}" for key, value in settings.items() if key not in hidden]
+    parts += [f"{key} {_HASH.sub(_short_hash, str(value))}" for key, value in settings.items() if key not in hidden]
     return ", ".join(part for part in parts if part)
+
+
+def _short_hash(match: re.Match) -> str:
+    return match[1] + match[2][:12]
 
 
 def _read(path: Path) -> dict[str, Any]:

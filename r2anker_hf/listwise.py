@@ -109,11 +109,11 @@ class ListwiseConfig(TrainingArguments):
 
     def sampling(self) -> Sampling:
         """How negatives are drawn, out of the options above."""
-        same = ("policy", "depth", "rank_from", "rank_to", "max_score", "min_score", "absolute_margin")
+        same = ("policy", "depth", "retrievers", "rank_from", "rank_to", "max_score", "min_score", "absolute_margin")
         same += ("relative_margin", "standardise", "shares", "within")
         options = {name: getattr(self, name) for name in same}
         options |= {"temperature": self.sampling_temperature, "ranker": self.negatives_ranker}
-        return Sampling(retrievers=tuple(self.retrievers), **options)
+        return Sampling(**options)
 
 
 def _fastest_precision() -> str:

@@ -289,7 +289,7 @@ def test_a_draw_reads_a_row_of_the_dataset():
         ({"policy": "quota", "shares": {"bm25": -1.0, "dense": 2.0}}, "the share of bm25 is -1.0"),
         ({"policy": "constrained"}, "policy constrained needs within"),
         ({"policy": "redistributed"}, "policy redistributed needs ranker"),
-        ({"temperature": 0.0}, "sampling_temperature is 0.0"),
+        ({"temperature": 0.0}, "the temperature of sampling is 0.0"),
         ({"rank_from": 0}, "rank_from is 0"),
         ({"rank_from": 5, "rank_to": 4}, "ranks from 5 to 4 are an empty window"),
         ({"rank_from": 201}, "ranks from 201 to 200 are an empty window"),

@@ -123,7 +123,7 @@ def _grouped_bars(axes: Any, labels: Sequence[str], groups: Mapping[str, Sequenc
     for number, (colour, (name, values)) in enumerate(zip(_cycle(groups), groups.items(), strict=True)):
         places = [index - 0.4 + width * (number + 0.5) for index in range(len(labels))]
         bars = axes.bar(places, values, width * 0.92, color=colour, label=name)
-        axes.bar_label(bars, fmt="%.3g", fontsize=7, color=_INK, padding=1)
+        axes.bar_label(bars, fmt="%.2g", fontsize=7, color=_INK, padding=1)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_ylabel(unit)
     axes.margins(y=0.12)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -101,20 +101,20 @@ class Sampling:
         InputError: an unknown policy, or an option that is out of range or missing for this policy.
     """
 
-    policy: str = "union"
-    depth: int = 200
-    retrievers: Sequence[str] = ()
-    rank_from: int = 1
-    rank_to: int | None = None
-    max_score: Mapping[str, float] = field(default_factory=dict)
-    min_score: Mapping[str, float] = field(default_factory=dict)
-    absolute_margin: float | None = None
-    relative_margin: float | None = None
-    temperature: float = 1.0
-    standardise: bool = True
-    shares: Mapping[str, float] = field(default_factory=dict)
-    within: str | None = None
-    ranker: str | None = None
+    policy: str = field(default="union", metadata={"help": "Sampling policy; union is the paper's."})
+    depth: int = field(default=200, metadata={"help": "Top-N of each retriever that is drawn from."})
+    retrievers: list[str] = field(default_factory=list, metadata={"help": "Lists that take part; default all."})
+    rank_from: int = field(default=1, metadata={"help": "First rank of a list that is drawn from."})
+    rank_to: int | None = field(default=None, metadata={"help": "Last rank; default depth."})
+    max_score: dict[str, float] = field(default_factory=dict, metadata={"help": "Highest score, by retriever."})
+    min_score: dict[str, float] = field(default_factory=dict, metadata={"help": "Lowest score, by retriever."})
+    absolute_margin: float | None = field(default=None, metadata={"help": "Least distance below the positive."})
+    relative_margin: float | None = field(default=None, metadata={"help": "The same, as a share of its magnitude."})
+    temperature: float = field(default=1.0, metadata={"help": "Of softmax and redistributed."})
+    standardise: bool = field(default=True, metadata={"help": "softmax: deviation 1 for each list's scores first."})
+    shares: dict[str, float] = field(default_factory=dict, metadata={"help": "quota: bm25=0.5 dense=0.5."})
+    within: str | None = field(default=None, metadata={"help": "constrained: the run that must hold a negative."})
+    ranker: str | None = field(default=None, metadata={"help": "redistributed: whose scores are drawn by."})
 
     def __post_init__(self):
         policy_named(self.policy)
@@ -126,7 +126,7 @@ class Sampling:
         if self.rank_to is not None and self.rank_to < 1 or self.rank_from > last:
             raise InputError(f"ranks from {self.rank_from} to {self.rank_to or last} are an empty window")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise InputError(f"sampling_temperature is {self.temperature}, but must be above 0")
+            raise InputError(f"the temperature of sampling is {self.temperature}, but must be above 0")
         for name in ("absolute_margin", "relative_margin"):
             margin = getattr(self, name)
             if margin is not None and not margin >= 0:
@@ -376,7 +376,7 @@ def _limits(name: str, ranked: RankedList, positives: set[str], sampling: Sampli
     return sampling.min_score.get(name, -math.inf), highest
 
 
-def _known(names: Sequence[str] | Mapping[str, Any], table: Mapping[str, Any], option: str, noun: str) -> None:
+def _known(names: Iterable[str | None], table: Mapping[str, Any], option: str, noun: str) -> None:
     for name in names:
         if name not in table:
             raise InputError(

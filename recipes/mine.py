@@ -14,6 +14,7 @@ run with rerank.py, and mine with its result.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -98,12 +99,15 @@ def mine(config: MiningConfig, collections: list[Collection], folder: Path) -> N
 
     state = PartialState()
     minings = minings_of(config, collections)
+    started = time.perf_counter()
     for mining in minings:
         write_shards(folder, mining, state.process_index, state.num_processes)
+    seconds = time.perf_counter() - started
     if config.corpus == "copy" and state.is_last_process:
         write_corpus(folder, collections[0].corpus)
     state.wait_for_everyone()
     if state.is_main_process:
+        print(f"mined in {seconds:.1f} s by {state.num_processes} process(es), shards that were there included")
         finish(config, collections[0], minings, folder)
 
 

@@ -200,11 +200,16 @@ def _environment() -> Any:
     environment.filters |= {
         "cell": markdown_cell,
         "thousands": lambda number: f"{number:,}",
-        "percent": lambda share: "–" if share is None else f"{share:.1%}" if share >= 0.001 or not share else "<0.1%",
+        "percent": _percent,
         "settings": _settings,
         "bucket": _bucket,
     }
     return environment
+
+
+def _percent(share: float) -> str:
+    """Tenths of a percent; below one percent, hundredths."""
+    return f"{share:.1%}" if share >= 0.01 or not share else f"{share:.2%}" if share >= 0.0001 else "<0.01%"
 
 
 def _settings(facts: Mapping[str, Any]) -> str:

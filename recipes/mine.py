@@ -98,7 +98,7 @@ def mine(config: MiningConfig, collections: list[Collection], folder: Path) -> N
     from accelerate import PartialState
 
     state = PartialState()
-    minings = minings_of(config, collections)
+    minings = minings_of(config, collections, described=state.is_main_process)
     started = time.perf_counter()
     for mining in minings:
         write_shards(folder, mining, state.process_index, state.num_processes)
@@ -111,8 +111,11 @@ def mine(config: MiningConfig, collections: list[Collection], folder: Path) -> N
         finish(config, collections[0], minings, folder)
 
 
-def minings_of(config: MiningConfig, collections: list[Collection]) -> list[Mining]:
-    """What the splits are mined from; a dev split has the columns of the other one, empty where it has no run."""
+def minings_of(config: MiningConfig, collections: list[Collection], described: bool = True) -> list[Mining]:
+    """What the splits are mined from; a dev split has the columns of the other one, empty where it has no run.
+
+    Only who writes the manifest needs the runs described, which reads them once more.
+    """
 
     def opened(runs: dict[str, str]) -> dict[str, RunFile]:
         return {name: RunFile(path, name) for name, path in runs.items()}
@@ -122,20 +125,20 @@ def minings_of(config: MiningConfig, collections: list[Collection]) -> list[Mini
         "constraint_depth": config.constraint_depth,
         "rankings": opened(config.rankings),
     }
-    named = [*config.runs.items(), *config.constraints.items(), *config.rankings.items()]
-    facts = {path: run_facts(path) for _, path in [*named, *config.dev_runs.items()]}
-    made = [Mining(collections[0], opened(config.runs), config.depth, **extras, facts=described(config, facts))]
+    # by use and name: a retriever may also be a constraint, from a deeper run
+    uses = {"retrievers": config.runs, "constraints": config.constraints, "rankings": config.rankings}
+    facts = facts_of(uses) if described else {}
+    made = [Mining(collections[0], opened(config.runs), config.depth, **extras, facts=facts)]
     if config.dev_runs:
         extras |= {kind: {name: {} for name in extras[kind]} for kind in ("constraints", "rankings")}
-        dev = {("retrievers", name): facts[path] for name, path in config.dev_runs.items()}
-        made.append(Mining(collections[1], opened(config.dev_runs), config.depth, **extras, facts=dev))
+        facts = facts_of({"retrievers": config.dev_runs}) if described else {}
+        made.append(Mining(collections[1], opened(config.dev_runs), config.depth, **extras, facts=facts))
     return made
 
 
-def described(config: MiningConfig, facts: dict[str, dict]) -> dict[tuple[str, str], dict]:
-    """Facts by what a run is used for and its name: a retriever may also be a constraint, from a deeper run."""
-    kinds = {"retrievers": config.runs, "constraints": config.constraints, "rankings": config.rankings}
-    return {(kind, name): facts[path] for kind, runs in kinds.items() for name, path in runs.items()}
+def facts_of(uses: dict[str, dict[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the manifest says of the runs, by their use and name."""
+    return {(use, name): run_facts(path) for use, runs in uses.items() for name, path in runs.items()}
 
 
 def finish(config: MiningConfig, collection: Collection, minings: list[Mining], folder: Path) -> None:

@@ -143,6 +143,7 @@ def test_the_card_shows_the_audit(folder):
         assert (path / link).read_bytes().startswith(b"\x89PNG")
     assert len(re.findall(r"\]\((plots/[^)]+)\)", card)) == 4
     yaml.safe_load(card.split("---\n")[1])
+    assert 'load_dataset("me/toy", "candidates", split="train")' in write_card(path, "me/toy").read_text()
     for line in card.splitlines():
         assert not line.endswith("undefined") and "{{" not in line
 

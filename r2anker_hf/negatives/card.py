@@ -23,8 +23,12 @@ _INK, _GRID = "#333333", "#DDDDDD"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def write_card(folder: str | os.PathLike) -> Path:
+def write_card(folder: str | os.PathLike, repo_id: str = "OWNER/NAME") -> Path:
     """Write `README.md` from `manifest.json` and, where it is there, `audit.json`; returns its path.
+
+    Args:
+        folder: the dataset's folder.
+        repo_id: what the snippets of the card load; publishing knows it.
 
     The header tells `datasets` which files each configuration has. Texts of passages are shown only if the dataset
     holds the corpus itself: where a licence forbids a copy, the card stays with ids.
@@ -38,7 +42,12 @@ def write_card(folder: str | os.PathLike) -> Path:
         _environment()
         .get_template(TEMPLATE)
         .render(
-            header=_header(manifest), manifest=manifest, audit=audit, shown=_shown(audit), splits=manifest["splits"]
+            header=_header(manifest),
+            manifest=manifest,
+            splits=manifest["splits"],
+            audit=audit,
+            shown=_shown(audit),
+            repo_id=repo_id,
         )
     )
     path = folder / "README.md"

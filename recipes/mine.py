@@ -81,7 +81,10 @@ class MiningConfig:
 
 def main(config: MiningConfig) -> None:
     collections = [load(config, split) for split in (config.split, config.dev_split)[: 2 if config.dev_runs else 1]]
-    inputs: dict[str, str | Path] = {"collection": f"{collections[0].name}@{collections[0].revision}"}
+    inputs: dict[str, str | Path] = {
+        name: f"{each.name}@{each.revision}"
+        for name, each in zip(("collection", "dev collection"), collections, strict=False)
+    }
     for kind in ("runs", "dev_runs", "constraints", "rankings"):
         inputs.update({f"{kind} {name}": Path(path) for name, path in getattr(config, kind).items()})
     run_stage(config, config.output_dir, inputs, partial(mine, config, collections))

@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             at = parts.index("resolve")
             self._resolve(self._repo(kind, "/".join(parts[at - 2 : at])), parts[at + 1], "/".join(parts[at + 2 :]))
         else:
-            self._json({}, 200 if parts[:2] == ["api", "agent-harnesses"] else 404)
+            self._json({"error": f"GET {path} is not served"}, 404)
 
     def do_POST(self) -> None:
         path = unquote(urlsplit(self.path).path)

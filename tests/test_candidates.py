@@ -136,6 +136,15 @@ def test_a_folder_mined_again_is_read_anew(collection, runs, tmp_path):
     assert [len(load_candidates(tmp_path / name / "negatives").rows) for name in "ab"] == [1, 1]
 
 
+def test_a_folder_of_the_earlier_form_still_loads(collection, runs, tmp_path):
+    write_candidates(tmp_path, collection, runs)
+    (tmp_path / "candidates/train-00000-of-00001.parquet").rename(tmp_path / "candidates/train.parquet")
+    (tmp_path / "corpus/corpus-00000-of-00001.parquet").rename(tmp_path / "corpus/corpus.parquet")
+    (tmp_path / "manifest.json").write_text(json.dumps({"use_titles": True}))
+    candidates = load_candidates(tmp_path)
+    assert list(candidates.rows) == list(mine(collection, runs)) and candidates.corpus.text("d3") == "Title text 3"
+
+
 @pytest.mark.parametrize("order", [[0], [0, 1], [1, 0], [3, 1, 0, 2]])
 def test_any_number_of_processes_in_any_order_gives_the_same_bytes(collection, runs, tmp_path, order):
     qrels = {f"q{i}": {f"d{i % 9}": 1} for i in range(7)}

@@ -48,7 +48,8 @@ def discrete_kl(p: Distribution, q: Distribution, smoothing: float = SMOOTHING) 
 
     The support S is the documents to which either gives a probability. Q is 0 at those that only P holds, where the
     divergence would be infinite; so both are mixed with a uniform distribution over S, with weight `smoothing`. The
-    paper (4.3) states neither support nor smoothing, so its absolute values cannot be expected. The value is 0 for equal distributions and at most ln(|S| / smoothing).
+    paper (4.3) states neither support nor smoothing, so its absolute values cannot be expected. The value
+    is 0 for equal distributions and at most ln(|S| / smoothing).
 
     Args:
         p: the distribution that is described.

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from .attention import use_matmul_attention
 from .collator import GroupedListwiseCollator
 from .losses import kl_divergence, softmax_cross_entropy
-from .negatives.sampling import draw, draw_ranked, permutation, policy_named
+from .negatives.sampling import POLICIES, Sampling, draw_group, draw_ranked, permutation
 from .records import InputError
 
 # Pairs of like length that go through the model together. A CPU is busy with 32, and more would only pad more; a GPU
@@ -36,8 +36,40 @@ class ListwiseConfig(TrainingArguments):
     weight_decay: float = field(default=0.1, metadata={"help": "Weight decay (appendix C)."})
     seed: int = field(default=42, metadata={"help": "Seed of order, negatives and dropout (appendix C)."})
     num_negatives: int = field(default=40, metadata={"help": "Negatives a query and epoch (appendix C)."})
-    policy: str = field(default="union", metadata={"help": "Sampling policy: union (the paper's)."})
+    policy: str = field(
+        default="union", metadata={"help": f"Sampling policy; union is the paper's. One of: {', '.join(POLICIES)}."}
+    )
     depth: int = field(default=200, metadata={"help": "Top-N of each retriever that negatives are drawn from."})
+    retrievers: list[str] = field(
+        default_factory=list, metadata={"help": "The retrievers whose lists are drawn from (Table 4); default all."}
+    )
+    rank_from: int = field(default=1, metadata={"help": "First rank of a list that is drawn from."})
+    rank_to: int | None = field(
+        default=None, metadata={"help": "Last rank; default depth, for redistributed the whole pool."}
+    )
+    max_score: dict[str, float] = field(
+        default_factory=dict, metadata={"help": "Highest score of a negative, by retriever: dense=0.8 ..."}
+    )
+    min_score: dict[str, float] = field(default_factory=dict, metadata={"help": "Lowest score, by retriever."})
+    absolute_margin: float | None = field(
+        default=None, metadata={"help": "Negatives score at least so much below the positive, in each list."}
+    )
+    relative_margin: float | None = field(
+        default=None, metadata={"help": "The same as a share of the positive score's magnitude."}
+    )
+    sampling_temperature: float = field(default=1.0, metadata={"help": "Of policies softmax and redistributed."})
+    standardise: bool = field(
+        default=True, metadata={"help": "Policy softmax: give each list's scores deviation 1 first."}
+    )
+    shares: dict[str, float] = field(
+        default_factory=dict, metadata={"help": "Policy quota: bm25=0.5 dense=0.25 splade=0.25."}
+    )
+    within: str | None = field(
+        default=None, metadata={"help": "Policy constrained: the run in which every negative must stand (Table 6)."}
+    )
+    negatives_ranker: str | None = field(
+        default=None, metadata={"help": "Policy redistributed: the ranker whose scores are drawn by (Table 7)."}
+    )
     freeze_embeddings: bool = field(
         default=False, metadata={"help": "Keep the word embeddings as they are: faster, and gentler on small data."}
     )
@@ -59,14 +91,13 @@ class ListwiseConfig(TrainingArguments):
     )
 
     def __post_init__(self):
-        policy_named(self.policy)
+        self.sampling()  # refuses what does not fit the policy, before anything is loaded
         if self.objective not in OBJECTIVES:
             raise InputError(f"no objective {self.objective!r}; choices: {', '.join(OBJECTIVES)}")
         if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}, but must be above 0")
-        for name, least in (("num_negatives", 1), ("depth", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+        if self.num_negatives < 1:
+            raise InputError(f"num_negatives is {self.num_negatives}, but must be at least 1")
         if not (self.bf16 or self.fp16):
             precision = _fastest_precision() if self.mixed_precision == "auto" else self.mixed_precision
             if precision not in ("no", "bf16", "fp16"):
@@ -75,6 +106,14 @@ class ListwiseConfig(TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True  # bf16, and several processes, work on CPUs only if TrainingArguments is told so
         super().__post_init__()
+
+    def sampling(self) -> Sampling:
+        """How negatives are drawn, out of the options above."""
+        same = ("policy", "depth", "retrievers", "rank_from", "rank_to", "max_score", "min_score", "absolute_margin")
+        same += ("relative_margin", "standardise", "shares", "within")
+        options = {name: getattr(self, name) for name in same}
+        options |= {"temperature": self.sampling_temperature, "ranker": self.negatives_ranker}
+        return Sampling(**options)
 
 
 def _fastest_precision() -> str:
@@ -93,11 +132,12 @@ class TrainingGroups(Dataset):
     Args:
         rows: candidates, each with `query_id`, `query`, `positive_ids` and `candidates` (see negatives.candidates).
         text: passage by document id.
-        config: `num_negatives`, `policy`, `depth` and `seed` are read.
+        config: `num_negatives`, `seed` and all that `ListwiseConfig.sampling` reads.
     """
 
     def __init__(self, rows: Any, text: Callable[[str], str], config: ListwiseConfig):
         self.rows, self.text, self.config = rows, text, config
+        self.sampling = config.sampling()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -110,9 +150,7 @@ class TrainingGroups(Dataset):
 
     def _judged(self, row: Mapping[str, Any], epoch: int) -> tuple[list[str], list[float]]:
         config = self.config
-        lists = {ranked["retriever"]: ranked["doc_ids"] for ranked in row["candidates"]}
-        given = row["query_id"], row["positive_ids"], lists
-        positive, negatives = draw(*given, config.num_negatives, config.seed, epoch, config.policy, config.depth)
+        positive, negatives = draw_group(row, config.num_negatives, config.seed, epoch, self.sampling)
         return [positive, *negatives], [1.0, *[0.0] * len(negatives)]
 
     def _ranked(self, row: Mapping[str, Any], epoch: int) -> tuple[list[str], list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -90,20 +91,131 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
         lists: dict[str, dict[str, float]] = {}
         tag = None
         for number, line in read_lines(path):
-            columns = line.split()
+            columns = _columns(line, path, number)
             if not columns:
                 continue
-            if len(columns) != 6:
-                raise InputError(
-                    f"{path}, line {number}: {len(columns)} columns, but a TREC run has 6 "
-                    f"(query_id Q0 doc_id rank score tag): {line.strip()[:80]!r}"
-                )
             query_id, _, doc_id, _, score, tag = columns
             scores = lists.setdefault(query_id, {})
             if doc_id in scores:
                 raise InputError(f"{path}, line {number}: document {doc_id!r} stands twice for query {query_id!r}")
             scores[doc_id] = _parse_score(score, path, number)
         return cls({q: s.items() for q, s in lists.items()}, name or tag or Path(path).stem)
+
+
+class RunFile(Mapping[str, tuple[ScoredDocument, ...]]):
+    """A TREC run that stays on disk: the same lists as `Run.read_trec`, each read when it is asked for.
+
+    One pass over the file notes where each query's lines lie (some 100 bytes a query are held), so that runs of any
+    length can be mined. A line is checked when its query is read. Lines of one query may stand apart in the file.
+
+    Args:
+        path: the file, which must not change meanwhile.
+        name: what reports call this system; default the file's name without suffix.
+
+    Raises:
+        InputError: no such file; on reading a query, as `Run.read_trec`.
+    """
+
+    def __init__(self, path: str | os.PathLike, name: str | None = None):
+        self.path, self.name = Path(path), name or Path(path).stem
+        self._stretches: dict[str, int] = {}  # position in the arrays of a query's first stretch of lines
+        self._more: dict[str, list[int]] = {}  # and of its others, if its lines stand apart
+        self._starts, self._ends, self._lines = array("Q"), array("Q"), array("Q")
+        self._scan()
+
+    def __getitem__(self, query_id: str) -> tuple[ScoredDocument, ...]:
+        places = [self._stretches[query_id], *self._more.get(query_id, ())]
+        texts = [self._read(place) for place in places]
+        columns = "".join(texts).split()
+        whole = sum(text.count("\n") for text in texts)
+        scores = _floats(columns[4::6])
+        plain = len(columns) == 6 * whole and columns[0::6].count(query_id) == whole
+        if not plain or scores is None or len(set(columns[2::6])) != whole:
+            self._complain(places)
+        ranked = sorted(zip(scores or (), columns[2::6], strict=True), reverse=True)
+        return tuple(ScoredDocument(doc_id, score) for score, doc_id in ranked)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stretches)
+
+    def __len__(self) -> int:
+        return len(self._stretches)
+
+    def __repr__(self) -> str:
+        return f"RunFile({self.name!r}, {len(self)} queries)"
+
+    def _scan(self) -> None:
+        current, offset = None, 0
+        try:
+            with open(self.path, "rb") as file:
+                for number, line in enumerate(file, start=1):
+                    first = line.split(None, 1)[:1]
+                    if first and first[0] != current:
+                        self._begin(first[0], offset, number)
+                        current = first[0]
+                    offset += len(line)
+                    if current is not None:
+                        self._ends[-1] = offset
+        except FileNotFoundError:
+            raise InputError(f"{self.path}: no such file") from None
+        except IsADirectoryError:
+            raise InputError(f"{self.path}: is a folder, but a file is needed") from None
+
+    def _begin(self, raw: bytes, offset: int, number: int) -> None:
+        try:
+            query_id = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{self.path}, line {number}: the query id {raw!r} is not UTF-8") from None
+        place = len(self._starts)
+        if self._stretches.setdefault(query_id, place) != place:
+            self._more.setdefault(query_id, []).append(place)
+        for values, value in ((self._starts, offset), (self._ends, offset), (self._lines, number)):
+            values.append(value)
+
+    def _read(self, place: int) -> str:
+        with open(self.path, "rb") as file:
+            file.seek(self._starts[place])
+            raw = file.read(self._ends[place] - self._starts[place])
+        try:
+            text = raw.decode("utf-8-sig" if self._starts[place] == 0 else "utf-8")
+        except UnicodeDecodeError as error:
+            number = self._lines[place] + raw[: error.start].count(b"\n")
+            raise InputError(f"{self.path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8") from None
+        return text if text.endswith("\n") else text + "\n"
+
+    def _complain(self, places: list[int]) -> None:
+        """Read line by line what does not have the plain form; returns where only blank lines stood between."""
+        seen = set()
+        for place in places:
+            for number, line in enumerate(self._read(place).split("\n"), start=self._lines[place]):
+                columns = _columns(line, self.path, number)
+                if not columns:
+                    continue
+                _parse_score(columns[4], self.path, number)
+                if columns[2] in seen:
+                    raise InputError(
+                        f"{self.path}, line {number}: document {columns[2]!r} stands twice for query {columns[0]!r}"
+                    )
+                seen.add(columns[2])
+
+
+def _columns(line: str, path: str | os.PathLike, number: int) -> list[str]:
+    columns = line.split()
+    if columns and len(columns) != 6:
+        raise InputError(
+            f"{path}, line {number}: {len(columns)} columns, but a TREC run has 6 "
+            f"(query_id Q0 doc_id rank score tag): {line.strip()[:80]!r}"
+        )
+    return columns
+
+
+def _floats(texts: list[str]) -> list[float] | None:
+    """The numbers, or None where one of them is none or NaN."""
+    try:
+        values = list(map(float, texts))
+    except ValueError:
+        return None
+    return None if any(map(math.isnan, values)) else values
 
 
 def ranked(query_id: str, documents: Iterable[tuple[str, float]]) -> tuple[ScoredDocument, ...]:

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from r2anker_hf.records import InputError, ScoredDocument
-from r2anker_hf.run import Run
+from r2anker_hf.run import Run, RunFile
 
 
 def doc_ids(run, query_id):
@@ -139,3 +139,53 @@ def test_missing_file_and_folder_are_named(tmp_path):
         Run.read_trec(tmp_path / "absent.trec")
     with pytest.raises(InputError, match="is a folder, but a file is needed"):
         Run.read_trec(tmp_path)
+
+
+class TestRunFile:
+    """A run that stays on disk reads as `Run.read_trec` does, errors included."""
+
+    def write(self, tmp_path, text):
+        path = tmp_path / "run.trec"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "q1 Q0 a 1 2.0 x\nq1 Q0 b 2 1.0 x\nq2 Q0 c 1 1.5 x\n",
+            "q1 Q0 a 1 1 x\nq1 Q0 b 2 1 x\nq1 Q0 c 3 5e-1 x",  # ties, no end of line
+            "q1 Q0 a 9 1.0 x\nq2 Q0 a 1 0.0 x\nq1 Q0 b 1 2.0 x\n",  # lines of a query apart, ranks ignored
+            "\n\nq1\tQ0\ta 1  1.0\tx\r\n\nq1 Q0 b 2 inf x\n\n",  # blank lines, tabs, CRLF
+            "\ufeffé Q0 ü 1 -1.0 x\n",
+            "",
+        ],
+    )
+    def test_same_lists(self, tmp_path, text):
+        path = self.write(tmp_path, text)
+        assert dict(RunFile(path)) == dict(Run.read_trec(path))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "q1 Q0 a 1 2.0 x\nq1 Q0 b 2 x\n",
+            "q1 Q0 a 1 2.0 x\nq1 Q0 b 2 1.0 x y\nq1 Q0 c 3\n",
+            "q1 Q0 a 1 two x\n",
+            "q1 Q0 a 1 nan x\n",
+            "q1 Q0 a 1 2.0 x\nq2 Q0 b 1 1.0 x\nq1 Q0 a 2 1.0 x\n",
+            b"q1 Q0 a 1 2.0 x\nq1 Q0 \xff 2 1.0 x\n",
+        ],
+    )
+    def test_same_errors(self, tmp_path, text):
+        path = self.write(tmp_path, text)
+        with pytest.raises(InputError) as eager:
+            Run.read_trec(path)
+        with pytest.raises(InputError) as lazy:
+            dict(RunFile(path))
+        assert str(lazy.value).split(":")[0] == str(eager.value).split(":")[0]  # file and line
+
+    def test_what_is_no_file(self, tmp_path):
+        for path in (tmp_path / "gone.trec", tmp_path):
+            with pytest.raises(InputError, match=str(path)):
+                RunFile(path)
+        with pytest.raises(InputError, match="line 1: the query id"):
+            RunFile(self.write(tmp_path, b"\xff Q0 a 1 2.0 x\n"))

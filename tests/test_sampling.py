@@ -1,14 +1,165 @@
 """Draws follow the policy's distribution, never contain a positive, and depend on (seed, epoch, query_id) alone."""
 
+import json
+import math
+import random
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from draws_toy import groups, identity, rows
 from scipy.stats import chisquare, zscore
+from torch.utils.data import DataLoader
 
-from r2anker_hf.negatives.sampling import POLICIES, draw, draw_ranked, fused_scores, permutation
+from r2anker_hf.listwise import EpochSampler, ListwiseConfig
+from r2anker_hf.negatives.sampling import (
+    POLICIES,
+    QueryCandidates,
+    RankedList,
+    Sampling,
+    draw,
+    draw_group,
+    draw_ranked,
+    fused_scores,
+    permutation,
+)
 from r2anker_hf.records import InputError
 
 LISTS = {"bm25": ["a", "b", "p", "c"], "dense": ["b", "d", "p", "e"], "splade": ["b", "a", "f", "g"]}
+SCORES = {"bm25": [9.0, 7.0, 6.0, 2.0], "dense": [0.9, 0.8, 0.5, 0.1], "splade": [3.0, 2.5, 1.0, -1.0]}
+SCORED = QueryCandidates(
+    "q",
+    ["p"],
+    {name: RankedList(LISTS[name], SCORES[name]) for name in LISTS},
+    {"bm25@1000": ["c", "d", "g", "p"]},
+    {"ranker": RankedList(["b", "p", "g", "a"], [2.0, 1.5, 1.0, 0.0])},
+)
+# What each policy needs beside its name.
+OPTIONS = {
+    "quota": {"shares": {"bm25": 2.0, "dense": 1.0, "splade": 1.0}},
+    "single": {"retrievers": ["dense"]},
+    "constrained": {"within": "bm25@1000"},
+    "redistributed": {"ranker": "ranker"},
+}
+
+
+def sampling(policy, **options):
+    return Sampling(policy, **OPTIONS.get(policy, {}) | options)
+
+
+def exponentials(*scores):
+    powers = [math.exp(score) for score in scores]
+    return [power / sum(powers) for power in powers]
+
+
+def standard(name, kept):
+    """exp of standardised scores, of the documents that are no positives."""
+    return exponentials(*zscore([SCORES[name][index] for index in kept]))
+
+
+def softmax_expected(temperature=1.0):
+    expected = Counter()
+    for name, kept in {"bm25": (0, 1, 3), "dense": (0, 1, 3), "splade": (0, 1, 2, 3)}.items():
+        values = zscore([SCORES[name][index] for index in kept]) / temperature
+        for index, chance in zip(kept, exponentials(*values), strict=True):
+            expected[LISTS[name][index]] += chance / 3
+    return expected
+
+
+def ranker_expected():
+    return dict(zip("bga", exponentials(2.0, 1.0, 0.0), strict=True))
+
+
+# Chance of each document to be the one that a group of one negative gets.
+DISTRIBUTIONS = [
+    ("union", {}, {"a": 2 / 10, "b": 3 / 10, **dict.fromkeys("cdefg", 1 / 10)}),
+    ("union", {"retrievers": ["bm25", "dense"]}, {"a": 1 / 6, "b": 2 / 6, "c": 1 / 6, "d": 1 / 6, "e": 1 / 6}),
+    ("union", {"rank_from": 2, "rank_to": 3}, {"b": 1 / 4, "d": 1 / 4, "a": 1 / 4, "f": 1 / 4}),
+    ("union_dedup", {}, dict.fromkeys("abcdefg", 1 / 7)),
+    (
+        "quota",
+        {},
+        {
+            "a": 1 / 6 + 1 / 16,
+            "b": 1 / 6 + 1 / 12 + 1 / 16,
+            "c": 1 / 6,
+            "d": 1 / 12,
+            "e": 1 / 12,
+            "f": 1 / 16,
+            "g": 1 / 16,
+        },
+    ),
+    ("single", {}, dict.fromkeys("bde", 1 / 3)),
+    ("softmax", {}, softmax_expected()),
+    ("softmax", {"temperature": 0.5}, softmax_expected(0.5)),
+    (
+        "softmax",
+        {"retrievers": ["splade"], "standardise": False},
+        dict(zip("bafg", exponentials(3, 2.5, 1, -1), strict=True)),
+    ),
+    ("constrained", {}, {"c": 1 / 3, "d": 1 / 3, "g": 1 / 3}),
+    ("constrained", {"within": "bm25"}, {"b": 2 / 3, "a": 1 / 3}),
+    ("redistributed", {}, ranker_expected()),
+    ("redistributed", {"rank_from": 3}, dict(zip("ga", exponentials(1.0, 0.0), strict=True))),
+    # margins: what stands above the positive is refused, list by list; splade ranks no positive
+    ("union", {"absolute_margin": 0.0}, {"c": 1 / 2, "e": 1 / 2}),
+    ("union", {"absolute_margin": 0.45}, {"c": 1.0}),
+    ("union", {"relative_margin": 0.5, "retrievers": ["bm25", "dense"]}, {"c": 1 / 2, "e": 1 / 2}),
+    ("union", {"max_score": {"splade": 2.0}, "retrievers": ["splade"]}, {"f": 1 / 2, "g": 1 / 2}),
+    ("union", {"min_score": {"splade": 2.5}, "retrievers": ["splade"]}, {"a": 1 / 2, "b": 1 / 2}),
+]
+
+
+@pytest.mark.parametrize(("policy", "options", "expected"), DISTRIBUTIONS)
+def test_draws_follow_the_distribution_of_the_policy(policy, options, expected):
+    options = sampling(policy, **options)
+    counts = Counter(draw_group(SCORED, 1, seed=1, epoch=epoch, sampling=options)[1][0] for epoch in range(4000))
+    assert counts.keys() == expected.keys() and sum(expected.values()) == pytest.approx(1)
+    if len(expected) > 1:
+        observed = [counts[document] for document in expected]
+        assert chisquare(observed, [4000 * chance for chance in expected.values()]).pvalue > 1e-3
+
+
+def test_weighted_draws_go_on_by_what_is_left():
+    """The second of two draws from (b, g, a): its chance sums over what the first one took."""
+    chance = ranker_expected()
+    expected = {d: sum(chance[e] * chance[d] / (1 - chance[e]) for e in chance if e != d) for d in chance}
+    options = sampling("redistributed")
+    counts = Counter(draw_group(SCORED, 2, seed=1, epoch=epoch, sampling=options)[1][1] for epoch in range(4000))
+    assert chisquare([counts[d] for d in expected], [4000 * expected[d] for d in expected]).pvalue > 1e-3
+
+
+def test_quota_gives_every_retriever_its_part():
+    lists = {name: RankedList([f"{name}{i}" for i in range(30)]) for name in ("x", "y", "z")}
+    candidates = QueryCandidates("q", ["p"], lists)
+    shares = {"x": 0.5, "y": 0.25, "z": 0.25}
+    for epoch in range(50):
+        _, negatives = draw_group(candidates, 40, 1, epoch, Sampling("quota", shares=shares))
+        assert Counter(doc_id[0] for doc_id in negatives) == {"x": 20, "y": 10, "z": 10}
+    odd = Counter(
+        d[0] for epoch in range(2000) for d in draw_group(candidates, 3, 1, epoch, Sampling("quota", shares=shares))[1]
+    )
+    assert sum(odd.values()) == 6000 and [odd[n] / 6000 for n in "xyz"] == pytest.approx([0.5, 0.25, 0.25], abs=0.02)
+    short = {**lists, "x": RankedList(["x0", "x1"])}
+    _, negatives = draw_group(QueryCandidates("q", ["p"], short), 40, 1, 0, Sampling("quota", shares=shares))
+    assert len(set(negatives)) == 40 and {"x0", "x1"} < set(negatives)
+
+
+def test_a_relative_margin_is_right_below_zero():
+    """p = -2, margin .1: a negative needs -2.2 or less; p * (1 - .1) = -1.8 would let two above the positive pass."""
+    lists = {"logit": RankedList(["a", "b", "p", "c", "d"], [-1.0, -1.9, -2.0, -2.1, -2.5])}
+    candidates = QueryCandidates("q", ["p"], lists)
+    assert draw_group(candidates, 9, 0, 0, Sampling(relative_margin=0.1))[1] == ["d"]
+    assert sorted(draw_group(candidates, 9, 0, 0, Sampling(absolute_margin=0.0))[1]) == ["c", "d"]
+
+
+def test_margins_read_the_lowest_listed_positive():
+    lists = {"dense": RankedList(["p", "a", "r", "b"], [0.9, 0.8, 0.5, 0.2])}
+    assert draw_group(QueryCandidates("q", ["p", "r", "unlisted"], lists), 9, 0, 0, Sampling(absolute_margin=0.0))[
+        1
+    ] == ["b"]
 
 
 def draws(count, **options):
@@ -33,15 +184,40 @@ def test_depth_caps_every_list():
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_positive_is_never_a_negative(policy):
-    positive, negatives = draw("q", ["p", "b"], LISTS, 100, seed=0, epoch=0, policy=policy)
-    assert positive in ("p", "b") and not {"p", "b"} & set(negatives)
+    for positives in (["p"], ["p", "b"], ["g", "p"]):
+        candidates = QueryCandidates("q", positives, SCORED.lists, SCORED.constraints, SCORED.rankings)
+        for epoch in range(50):
+            positive, negatives = draw_group(candidates, 100, seed=0, epoch=epoch, sampling=sampling(policy))
+            assert positive in positives and negatives and not set(positives) & set(negatives)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_fewer_candidates_than_asked_are_all_drawn(policy):
-    _, negatives = draw("q", ["p"], {"bm25": ["p", "x", "y"]}, 40, seed=0, epoch=0, policy=policy)
-    assert sorted(negatives) == ["x", "y"]
-    assert draw("q", ["p"], {"bm25": ["p"]}, 40, seed=0, epoch=0, policy=policy)[1] == []
+    lists = {name: RankedList(["p", "x", "y"], [3.0, 2.0, 1.0]) for name in LISTS}
+    extras = {"bm25@1000": ["y", "x"]}, {"ranker": RankedList(["x", "y"], [0.0, 0.0])}
+    _, negatives = draw_group(QueryCandidates("q", ["p"], lists, *extras), 40, 0, 0, sampling(policy))
+    assert set(negatives) == {"x", "y"}
+    nothing = (
+        {name: RankedList(["p"], [1.0]) for name in LISTS},
+        {"bm25@1000": []},
+        {"ranker": RankedList(["p"], [1.0])},
+    )
+    assert draw_group(QueryCandidates("q", ["p"], *nothing), 40, 0, 0, sampling(policy)) == ("p", [])
+    empty = {name: RankedList([], []) for name in LISTS}, {"bm25@1000": []}, {"ranker": RankedList([], [])}
+    assert draw_group(QueryCandidates("q", ["p"], *empty), 40, 0, 0, sampling(policy)) == ("p", [])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_depends_on_seed_epoch_and_query_alone(policy):
+    lists = {name: RankedList([f"{name}{i}" for i in range(60)], [float(-i) for i in range(60)]) for name in LISTS}
+    ids = [d for ranked in lists.values() for d in ranked.doc_ids]
+    extras = {"bm25@1000": ids}, {"ranker": RankedList(ids, [0.0] * len(ids))}
+
+    def drawn(query_id="q", seed=1, epoch=2):
+        return draw_group(QueryCandidates(query_id, ["p"], lists, *extras), 20, seed, epoch, sampling(policy))[1]
+
+    assert drawn() == drawn()
+    assert len({tuple(each) for each in (drawn(), drawn("r"), drawn(seed=2), drawn(epoch=3))}) == 4
 
 
 def test_every_positive_gets_its_turn():
@@ -95,3 +271,102 @@ def test_a_warm_start_draws_from_the_head_and_the_tail_without_repeats():
 def test_unknown_policy_names_the_choices():
     with pytest.raises(InputError, match="no sampling policy 'onion'; choices: union"):
         draw("q", ["p"], LISTS, 1, 0, 0, policy="onion")
+
+
+def test_a_draw_reads_a_row_of_the_dataset():
+    (row, *_) = rows(1)
+    as_candidates = QueryCandidates.of_row(row)
+    for policy in POLICIES:
+        assert draw_group(row, 5, 3, 1, sampling(policy)) == draw_group(as_candidates, 5, 3, 1, sampling(policy))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"policy": "single"}, "name one of the retrievers, not none"),
+        ({"policy": "single", "retrievers": ["a", "b"]}, "name one of the retrievers, not a, b"),
+        ({"policy": "quota"}, "policy quota needs shares"),
+        ({"policy": "quota", "shares": {"bm25": -1.0, "dense": 2.0}}, "the share of bm25 is -1.0"),
+        ({"policy": "constrained"}, "policy constrained needs within"),
+        ({"policy": "redistributed"}, "policy redistributed needs ranker"),
+        ({"temperature": 0.0}, "the temperature of sampling is 0.0"),
+        ({"rank_from": 0}, "rank_from is 0"),
+        ({"rank_from": 5, "rank_to": 4}, "ranks from 5 to 4 are an empty window"),
+        ({"rank_from": 201}, "ranks from 201 to 200 are an empty window"),
+        ({"relative_margin": -0.1}, "relative_margin is -0.1"),
+        ({"depth": 0}, "depth is 0"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_one_line(options, message):
+    with pytest.raises(InputError, match=message) as raised:
+        Sampling(**options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "message"),
+    [
+        ("single", {"retrievers": ["onion"]}, "no retriever 'onion'; choices: bm25, dense, splade"),
+        ("quota", {"shares": {"onion": 1.0}}, "shares: the candidates hold no retriever 'onion'; choices: bm25"),
+        ("constrained", {"within": "onion"}, "no run 'onion'; choices: bm25, dense, splade, bm25@1000"),
+        ("redistributed", {"ranker": "onion"}, "no ranker 'onion'; choices: ranker"),
+        ("union", {"max_score": {"onion": 1.0}}, "max_score: the candidates hold no retriever 'onion'"),
+    ],
+)
+def test_names_that_the_candidates_lack_are_refused_with_the_choices(policy, options, message):
+    with pytest.raises(InputError, match=message):
+        draw_group(SCORED, 3, 0, 0, sampling(policy, **options))
+
+
+def test_scores_are_asked_for_only_where_they_are_read():
+    bare = QueryCandidates("q", ["p"], {"bm25": RankedList(["a", "b"])})
+    assert len(draw_group(bare, 5, 0, 0, Sampling())[1]) == 2
+    for options in ({"policy": "softmax"}, {"absolute_margin": 0.1}, {"max_score": {"bm25": 1.0}}):
+        with pytest.raises(InputError, match="reads scores, but 'bm25' has none"):
+            draw_group(bare, 5, 0, 0, Sampling(**options))
+
+
+def test_training_options_become_a_sampling():
+    options = {"policy": "quota", "shares": {"bm25": 1.0}, "rank_from": 3, "sampling_temperature": 2.0, "depth": 50}
+    config = ListwiseConfig(output_dir="unused", use_cpu=True, mixed_precision="no", **options)
+    assert config.sampling() == Sampling("quota", 50, rank_from=3, temperature=2.0, shares={"bm25": 1.0})
+    with pytest.raises(InputError, match="policy quota needs shares"):
+        ListwiseConfig(output_dir="unused", use_cpu=True, mixed_precision="no", policy="quota")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Every query's group in two epochs, drawn in this process without a loader."""
+    made = groups("softmax", 24)
+    return {f"{epoch}/q{index}": made[(epoch, index)]["documents"] for epoch in range(2) for index in range(24)}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_workers_draw_the_same(drawn, workers):
+    for epoch in range(2):
+        sampler = EpochSampler(24, 4, seed=42)
+        sampler.set_epoch(epoch)
+        loader = DataLoader(groups("softmax", 24), 4, sampler=sampler, num_workers=workers, collate_fn=identity)
+        seen = {f"{epoch}/{item['query']}": item["documents"] for batch in loader for item in batch}
+        assert seen == {key: value for key, value in drawn.items() if key.startswith(f"{epoch}/")}
+
+
+def test_shuffled_rows_draw_the_same(drawn):
+    shuffled = random.Random(7).sample(rows(24), 24)
+    made = groups("softmax", 24, shuffled)
+    for epoch in range(2):
+        for index, row in enumerate(shuffled):
+            assert made[(epoch, index)]["documents"] == drawn[f"{epoch}/{row['query_id']}"]
+
+
+def test_two_processes_and_a_break_in_mid_epoch_draw_the_same(drawn, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = str(Path(__file__).with_name("draws_toy.py"))
+    done = subprocess.run([*launch, script, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("whole", "resumed"):
+        parts = [json.loads(path.read_text()) for path in sorted(tmp_path.glob(f"{name}-*.json"))]
+        assert len(parts) == 2
+        seen = {key: documents for part in parts for key, documents in part.items()}
+        expected = drawn if name == "whole" else {key: drawn[key] for key in seen}
+        assert seen == expected and len(seen) == (48 if name == "whole" else 12)

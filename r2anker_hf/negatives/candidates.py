@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..collection import Collection, Corpus
 from ..files import sha256_file
-from ..records import Document, InputError
-from ..run import Run
+from ..records import Document, InputError, ScoredDocument
+from .card import write_card
 
-ROWS_A_GROUP = 1000  # rows of a Parquet row group: what writing and streaming hold in memory
+ROWS_A_BATCH = 100  # rows held as Python objects while writing or streaming: some 10 MB at 3 x 200 candidates
+ROWS_A_GROUP = 1000  # rows of a Parquet row group, what a streaming reader loads at once
+ROWS_A_SHARD = 20_000  # rows of a file; fixed, so that the files do not depend on who wrote them
+DOCUMENTS_A_SHARD = 1_000_000
+MANIFEST_FILE = "manifest.json"
+PACKAGES = ("r2anker_hf", "datasets", "pyarrow", "numpy")
+_COUNTS = b"r2anker_hf.counts"  # key of a shard's counts among the metadata of its Parquet file
+_SHARD = re.compile(r"(?P<split>.+?)(-\d{5}-of-\d{5})?$")
+
+# Of a stage's config: where things lie, and what stands in the manifest anyway.
+_NOT_SETTINGS = {
+    "output_dir",
+    "index",
+    "collection",
+    "collection_options",
+    "revision",
+    "split",
+    "model_revision",
+    "run",
+}
+# Options that retrieve.py writes with their defaults, though this retriever does not read them.
+_OF_OTHER_RETRIEVERS = {"bm25": {"model", "batch_size", "dtype"}, "dense": {"preset", "k1", "b"}}
+_OF_OTHER_RETRIEVERS["splade"] = _OF_OTHER_RETRIEVERS["dense"]
+
+RankedLists = Mapping[str, Sequence[ScoredDocument]]
+"""Ranked documents by query id: a `Run`, or a `RunFile` that stays on disk."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +54,8 @@ class Candidates:
     Attributes:
         rows: one row a query: `query_id`, `query`, `positive_ids`, and `candidates`, a list of
             `{retriever, doc_ids, scores}` in which position is rank. Relevant documents stay in the lists, where the
-            retriever ranked them; a sampling policy leaves them out.
+            retriever ranked them; a sampling policy leaves them out. Where they were mined, also `constraints`, a list
+            of `{run, doc_ids}`, and `rankings`, a list of `{ranker, doc_ids, scores}`.
         corpus: the passages.
         manifest: where all of it came from, and counts.
     """
@@ -35,86 +65,245 @@ class Candidates:
     manifest: Mapping[str, Any]
 
 
-def mine(collection: Collection, runs: Mapping[str, Run], depth: int = 200) -> Iterator[dict[str, Any]]:
-    """Each query's relevant documents and what every retriever ranked for it.
+@dataclass(frozen=True)
+class Mining:
+    """What one split of the dataset is mined from.
 
-    Args:
-        collection: queries, judgements and corpus of the training split.
+    Attributes:
+        collection: queries, judgements and corpus of the split.
         runs: first-stage runs by the retriever's name.
         depth: documents kept of each list (R2ANKER caps at the top 200, appendix B).
-
-    Returns:
-        Rows of `Candidates.rows`, in the order of the queries. A query without a relevant document has no row; one
-        that a run lacks has an empty list for that retriever.
+        constraints: runs of which the ids alone are kept, deeper, for the policy `constrained` (Table 6).
+        constraint_depth: documents kept of those; the paper has BM25's top 1000.
+        rankings: a ranker's scores over the pooled documents, for `redistributed` (Table 7); kept whole.
+        facts: what the manifest says of a run (see `run_facts`), by its use (retrievers, constraints or rankings) and
+            its name.
 
     Raises:
-        InputError: no run, a depth below 1, or a run that names a document which the corpus lacks.
+        InputError: no run, or a depth below 1.
     """
-    if not runs:
-        raise InputError("mining needs one run at least: name=path/run.trec")
-    if depth < 1:
-        raise InputError(f"depth is {depth}, but must be at least 1")
-    for query_id, text in collection.queries.items():
-        positives = collection.positives(query_id)
-        if positives:
-            lists = [_ranked_list(name, run, query_id, depth, collection.corpus) for name, run in runs.items()]
-            yield {"query_id": query_id, "query": text, "positive_ids": positives, "candidates": lists}
+
+    collection: Collection
+    runs: Mapping[str, RankedLists]
+    depth: int = 200
+    constraints: Mapping[str, RankedLists] = field(default_factory=dict)
+    constraint_depth: int = 1000
+    rankings: Mapping[str, RankedLists] = field(default_factory=dict)
+    facts: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.runs:
+            raise InputError("mining needs one run at least: name=path/run.trec")
+        for name in ("depth", "constraint_depth"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
+
+    def query_ids(self) -> list[str]:
+        """The queries that get a row, in the collection's order: those with a relevant document."""
+        return [query_id for query_id in self.collection.queries if self.collection.positives(query_id)]
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
+        """Rows of `Candidates.rows` for the queries `start` to `stop` of `query_ids`.
+
+        A query that a run lacks has an empty list for it.
+
+        Raises:
+            InputError: a run names a document that the corpus lacks.
+        """
+        for query_id in self.query_ids()[start:stop]:
+            yield self._row(query_id)
+
+    def _row(self, query_id: str) -> dict[str, Any]:
+        row = {
+            "query_id": query_id,
+            "query": self.collection.queries[query_id],
+            "positive_ids": self.collection.positives(query_id),
+            "candidates": [
+                {"retriever": name, **self._ranked(name, run, query_id, self.depth)} for name, run in self.runs.items()
+            ],
+        }
+        if self.constraints:
+            row["constraints"] = [
+                {"run": name, "doc_ids": self._ranked(name, run, query_id, self.constraint_depth)["doc_ids"]}
+                for name, run in self.constraints.items()
+            ]
+        if self.rankings:
+            row["rankings"] = [
+                {"ranker": name, **self._ranked(name, run, query_id, None)} for name, run in self.rankings.items()
+            ]
+        return row
+
+    def _ranked(self, name: str, run: RankedLists, query_id: str, depth: int | None) -> dict[str, Any]:
+        documents = run.get(query_id, ())[:depth]
+        doc_ids = [document.doc_id for document in documents]
+        if not all(map(self.collection.corpus.__contains__, doc_ids)):
+            missing = next(doc_id for doc_id in doc_ids if doc_id not in self.collection.corpus)
+            raise InputError(f"run {name!r}, query {query_id!r}: document {missing!r} is not in the corpus")
+        return {"doc_ids": doc_ids, "scores": [document.score for document in documents]}
 
 
-def _ranked_list(name: str, run: Run, query_id: str, depth: int, corpus: Corpus) -> dict[str, Any]:
-    documents = run.get(query_id, ())[:depth]
-    for doc_id, _ in documents:
-        if doc_id not in corpus:
-            raise InputError(f"run {name!r}, query {query_id!r}: document {doc_id!r} is not in the corpus")
-    return {"retriever": name, "doc_ids": [d for d, _ in documents], "scores": [score for _, score in documents]}
+def mine(collection: Collection, runs: Mapping[str, RankedLists], depth: int = 200) -> Iterator[dict[str, Any]]:
+    """`Mining.rows` of a collection and its runs."""
+    return Mining(collection, runs, depth).rows()
 
 
 def write_candidates(
-    folder: str | os.PathLike, collection: Collection, runs: Mapping[str, Run], depth: int = 200
+    folder: str | os.PathLike, collection: Collection, runs: Mapping[str, RankedLists], depth: int = 200
 ) -> dict[str, Any]:
-    """Mine into a folder that `datasets.load_dataset(folder, "candidates")` reads, and return its manifest.
-
-    The folder holds `candidates/<split>.parquet`, `corpus/corpus.parquet`, `manifest.json` and a `README.md` whose
-    header names both configurations. Rows are written as they are mined, so memory does not grow with the queries.
+    """Mine one split in one process, and return the manifest; candidates that stood in the folder are replaced.
 
     Raises:
-        InputError: nothing was mined, or as in `mine`.
+        InputError: nothing was mined, or as in `Mining`.
     """
+    mining = Mining(collection, runs, depth)
+    for part in ("candidates", "corpus"):  # finished shards would be taken for this mining's own
+        shutil.rmtree(Path(folder) / part, ignore_errors=True)
+    write_shards(folder, mining)
+    write_corpus(folder, collection.corpus)
+    return write_manifest(folder, [mining])
+
+
+def write_shards(
+    folder: str | os.PathLike, mining: Mining, process: int = 0, processes: int = 1, rows_a_shard: int = ROWS_A_SHARD
+) -> None:
+    """Write this process's part of `candidates/<split>-XXXXX-of-XXXXX.parquet`.
+
+    A shard is a fixed range of queries, whoever writes it, and shards that are there already are left alone: any
+    number of processes, and any number of breaks between, give the same bytes. Memory does not grow with the queries.
+
+    Args:
+        folder: the dataset's folder.
+        mining: what to mine.
+        process: index of this process.
+        processes: how many share the work.
+        rows_a_shard: queries of a file.
+
+    Raises:
+        InputError: nothing to mine, or as in `Mining.rows`.
+    """
+    collection = mining.collection
+    total = len(mining.query_ids())
+    if not total:
+        raise InputError(f"{collection.name}: no query of split {collection.split!r} has a relevant document")
+    paths = _shard_paths(Path(folder) / "candidates", collection.split, total, rows_a_shard)
+    for index in range(process, len(paths), processes):
+        if not paths[index].exists():
+            rows = mining.rows(index * rows_a_shard, (index + 1) * rows_a_shard)
+            _write_parquet(paths[index], _schema(mining), rows, _Counts())
+
+
+def write_corpus(folder: str | os.PathLike, corpus: Corpus, documents_a_shard: int = DOCUMENTS_A_SHARD) -> None:
+    """Write `corpus/corpus-XXXXX-of-XXXXX.parquet`; shards that are there already are left alone."""
     import pyarrow as pa
 
-    folder = Path(folder)
-    ranked = pa.struct([("retriever", pa.string()), ("doc_ids", _strings()), ("scores", pa.list_(pa.float64()))])
-    fields = [("query_id", pa.string()), ("query", pa.string()), ("positive_ids", _strings())]
-    schema = pa.schema([*fields, ("candidates", pa.list_(ranked))])
-    counts = _Counts(len(collection.queries))
-    rows = counts.watch(mine(collection, runs, depth))
-    _write_parquet(folder / "candidates" / f"{collection.split}.parquet", schema, rows)
-    if not counts.rows:
-        raise InputError(f"{collection.name}: no query of split {collection.split!r} has a relevant document")
-    corpus_schema = pa.schema([(name, pa.string()) for name in Document._fields])
-    documents = (document._asdict() for document in collection.corpus.documents())
-    _write_parquet(folder / "corpus" / "corpus.parquet", corpus_schema, documents)
-    manifest = {
-        "collection": {"name": collection.name, "revision": collection.revision, "split": collection.split},
-        "use_titles": collection.corpus.use_titles,
-        "depth": depth,
-        "documents": len(collection.corpus),
-        **counts.summary(),
+    schema = pa.schema([(name, pa.string()) for name in Document._fields])
+    documents = (document._asdict() for document in corpus.documents())
+    for path in _shard_paths(Path(folder) / "corpus", "corpus", len(corpus), documents_a_shard):
+        part = islice(documents, documents_a_shard)
+        if path.exists():
+            for _ in part:  # a break came later; only what follows is missing
+                pass
+        else:
+            _write_parquet(path, schema, part)
+
+
+def write_manifest(
+    folder: str | os.PathLike,
+    minings: Sequence[Mining],
+    seed: int = 42,
+    licence: str | None = None,
+    name: str | None = None,
+) -> dict[str, Any]:
+    """Write `manifest.json` and the card `README.md` over finished shards, and return the manifest.
+
+    Nothing in it names a place on this machine: collections and models stand by repository and commit, or by the
+    folder's own name and a hash.
+
+    Args:
+        folder: the dataset's folder; leftovers of killed processes are removed from it.
+        minings: its splits; the first one gives collection and settings.
+        seed: of the audit that follows; mining itself draws nothing.
+        licence: licence of the data, as the Hub abbreviates it, for the card.
+        name: what the card calls the collection; default its own name.
+
+    Raises:
+        InputError: the corpus was not written and is no Hub repository at a commit either.
+    """
+    folder, first = Path(folder), minings[0]
+    for leftover in folder.rglob("*.writing"):
+        leftover.unlink()
+    splits = {mining.collection.split: _split_facts(folder, mining) for mining in minings}
+    manifest: dict[str, Any] = {
+        "collection": {"name": name or _public_name(first.collection.name), "revision": first.collection.revision},
+        "use_titles": first.collection.corpus.use_titles,
+        "documents": len(first.collection.corpus),
+        "corpus": _corpus_source(folder, first.collection),
+        "depth": first.depth,
+        "constraint_depth": first.constraint_depth if first.constraints else None,
+        "splits": splits,
+        "seed": seed,
+        "licence": licence,
+        "packages": {package: _version(package) for package in PACKAGES},
+        "files": {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in sorted(folder.glob("c*/*.parquet"))
+        },
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(manifest), encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_card(folder)
     return manifest
 
 
+def run_facts(path: str | os.PathLike) -> dict[str, Any]:
+    """What is known of a run file: its sha256, and how it was made if a stage's folder holds it.
+
+    The stage's `config.yaml` and `provenance.json` are read. Of local folders the last part of the name and the hash
+    remain, so that the facts may be published.
+
+    Raises:
+        InputError: no such file.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    facts: dict[str, Any] = {"run_sha256": sha256_file(path)}
+    config, provenance = path.parent / "config.yaml", path.parent / "provenance.json"
+    if not (config.is_file() and provenance.is_file()):
+        return facts
+    settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    origin = json.loads(provenance.read_text(encoding="utf-8"))
+    left_out = {*_NOT_SETTINGS, *_OF_OTHER_RETRIEVERS.get(settings.get("retriever"), ())}
+    facts["settings"] = {
+        key: _public_name(value)
+        for key, value in settings.items()
+        if key not in left_out and value is not None and value != {}
+    }
+    for what in ("model", "ranker"):
+        stated = origin.get("inputs", {}).get(what)
+        if stated and what in facts["settings"]:
+            local = str(stated).startswith("sha256:")
+            facts["settings"][what] = f"{facts['settings'][what]}@{stated}" if local else stated
+    facts["git_commit"] = origin.get("git_commit")
+    return facts
+
+
 def load_candidates(source: str | os.PathLike, split: str = "train", revision: str | None = None) -> Candidates:
-    """Read candidates from a folder that `write_candidates` made, or from a Hub repository of that form.
+    """Read candidates from a folder that `mine.py` made, or from a Hub repository of that form.
+
+    Where the manifest says that the corpus is another repository, it is read there, at the commit that stands in it.
 
     Raises:
         InputError: the folder holds no candidates, or none of that split.
     """
     folder = Path(source)
     if folder.is_dir():
-        return _load_folder(folder, split)
+        files = split_files(folder, split)
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        own = sorted((folder / "corpus").glob("*.parquet"))
+        table = _mapped(own) if own else _referenced_corpus(manifest, folder)
+        return Candidates(_mapped(files), Corpus(table, manifest["use_titles"]), manifest)
     if folder.is_absolute() or str(source).count("/") != 1:
         raise InputError(f"{source}: no such folder (give one that mine.py wrote, or a Hub repository 'owner/name')")
     if revision is None:
@@ -122,107 +311,215 @@ def load_candidates(source: str | os.PathLike, split: str = "train", revision: s
     return _load_hub(str(source), split, revision)
 
 
-def _load_folder(folder: Path, split: str) -> Candidates:
-    files = sorted(path.stem for path in (folder / "candidates").glob("*.parquet"))
-    if split not in files:
-        raise InputError(f"{folder}: holds no candidates of split {split!r}; there are: {', '.join(files) or 'none'}")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    rows = _mapped(folder / "candidates" / f"{split}.parquet")
-    return Candidates(rows, Corpus(_mapped(folder / "corpus" / "corpus.parquet"), manifest["use_titles"]), manifest)
+def split_files(folder: Path, split: str) -> list[Path]:
+    """The Parquet files of a split, in order.
+
+    Raises:
+        InputError: there are none.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted((folder / "candidates").glob("*.parquet")):
+        found.setdefault(_SHARD.fullmatch(path.stem)["split"], []).append(path)
+    if split not in found:
+        raise InputError(f"{folder}: holds no candidates of split {split!r}; there are: {', '.join(found) or 'none'}")
+    return found[split]
+
+
+def stream_rows(folder: str | os.PathLike, split: str = "train") -> Iterator[dict[str, Any]]:
+    """Rows of a folder's split one by one, a few megabytes held at a time."""
+    import pyarrow.parquet as pq
+
+    for path in split_files(Path(folder), split):
+        for batch in pq.ParquetFile(path).iter_batches(ROWS_A_BATCH):
+            yield from batch.to_pylist()
 
 
 def _load_hub(repo: str, split: str, revision: str | None) -> Candidates:
     from datasets import load_dataset
     from huggingface_hub import hf_hub_download
 
-    manifest_path = hf_hub_download(repo, "manifest.json", repo_type="dataset", revision=revision)
+    manifest_path = hf_hub_download(repo, MANIFEST_FILE, repo_type="dataset", revision=revision)
     manifest = json.loads(Path(manifest_path).read_text(encoding="utf-8"))
     rows = load_dataset(repo, "candidates", split=split, revision=revision)
-    corpus = load_dataset(repo, "corpus", split="corpus", revision=revision)
+    if (manifest.get("corpus") or {}).get("repo"):
+        corpus = _referenced_corpus(manifest, repo)
+    else:
+        corpus = load_dataset(repo, "corpus", split="corpus", revision=revision)
     return Candidates(rows, Corpus(corpus, manifest["use_titles"]), manifest)
 
 
-def _mapped(path: Path) -> Any:
-    """A Parquet file, memory-mapped. `load_dataset` of a folder caches by the folder's name, and would return the rows
+def _referenced_corpus(manifest: Mapping[str, Any], where: object) -> Any:
+    """The corpus of another Hub repository, in the layout of BEIR or MTEB (`_id`) or in ours (`doc_id`)."""
+    from datasets import Value, load_dataset
+
+    source = manifest.get("corpus") or {}
+    if not source.get("repo"):
+        raise InputError(f"{where}: holds no corpus, and {MANIFEST_FILE} names no repository that does")
+    splits = load_dataset(source["repo"], source.get("config", "corpus"), revision=source["revision"])
+    table = splits[next(iter(splits))]
+    if "_id" in table.column_names:
+        table = table.rename_column("_id", "doc_id")
+    if "title" not in table.column_names:
+        table = table.add_column("title", [""] * len(table))
+    return table.cast_column("doc_id", Value("string"))
+
+
+def _corpus_source(folder: Path, collection: Collection) -> dict[str, Any]:
+    if any((folder / "corpus").glob("*.parquet")):
+        return {"config": "corpus"}
+    if not re.fullmatch(r"[0-9a-f]{40}", collection.revision):
+        raise InputError(
+            f"{collection.name}: a corpus can be referred to only in a Hub repository at a commit; "
+            "leave it in the dataset (corpus: copy)"
+        )
+    return {"repo": collection.name, "config": "corpus", "revision": collection.revision}
+
+
+def _split_facts(folder: Path, mining: Mining) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    total = _Counts()
+    for path in split_files(folder, mining.collection.split):
+        total.add(json.loads(pq.ParquetFile(path).metadata.metadata[_COUNTS]))
+    queries = len(mining.collection.queries)
+    return {"queries": total.rows, "queries_without_positive": queries - total.rows, **total.summary(mining.facts)}
+
+
+def _public_name(value: Any) -> Any:
+    """Text as it may be published: of a path on this machine, the last part."""
+    if not isinstance(value, str):
+        return value
+    here = Path(value).expanduser()
+    on_disk = value.startswith((".", "~", os.sep)) or value.count("/") > 1 or here.exists()
+    return here.resolve().name if on_disk else value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _mapped(paths: Sequence[Path]) -> Any:
+    """Parquet files, memory-mapped. `load_dataset` of a folder caches by the folder's name, and would return the rows
     that stood there before it was mined again; a cache named by the content's hash cannot."""
+    import hashlib
+
     from datasets import Dataset
     from huggingface_hub.constants import HF_HOME
 
-    cache = Path(HF_HOME) / "r2anker_hf" / "parquet" / sha256_file(path)
-    return Dataset.from_parquet(str(path), cache_dir=str(cache))
+    content = hashlib.sha256("".join(map(sha256_file, paths)).encode()).hexdigest()
+    cache = Path(HF_HOME) / "r2anker_hf" / "parquet" / content
+    return Dataset.from_parquet([str(path) for path in paths], cache_dir=str(cache))
 
 
 class _Counts:
     """What passes through, counted on the way, so that mining stays one pass."""
 
-    def __init__(self, queries: int):
-        self.queries, self.rows = queries, 0
-        self.candidates: dict[str, int] = {}
-        self.found: dict[str, int] = {}
+    # column of a row -> the key of a name in it, and what the manifest calls such runs
+    KINDS = {
+        "candidates": ("retriever", "retrievers"),
+        "constraints": ("run", "constraints"),
+        "rankings": ("ranker", "rankings"),
+    }
 
-    def watch(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def __init__(self):
+        self.rows = 0
+        self.kinds: dict[str, dict[str, dict[str, int]]] = {}
+
+    def watch(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for row in rows:
             self.rows += 1
             positives = set(row["positive_ids"])
-            for ranked in row["candidates"]:
-                name = ranked["retriever"]
-                self.candidates[name] = self.candidates.get(name, 0) + len(ranked["doc_ids"])
-                self.found[name] = self.found.get(name, 0) + bool(positives & set(ranked["doc_ids"]))
+            for kind, (key, _) in self.KINDS.items():
+                for ranked in row.get(kind, ()):
+                    found = not positives.isdisjoint(ranked["doc_ids"])
+                    self._count(kind, ranked[key], len(ranked["doc_ids"]), found)
             yield row
 
-    def summary(self) -> dict[str, Any]:
+    def _count(self, kind: str, name: str, documents: int, found: int) -> None:
+        counts = self.kinds.setdefault(kind, {}).setdefault(
+            name, {"candidates": 0, "queries_whose_positive_is_found": 0}
+        )
+        counts["candidates"] += documents
+        counts["queries_whose_positive_is_found"] += found
+
+    def to_json(self) -> str:
+        return json.dumps({"rows": self.rows, "kinds": self.kinds})
+
+    def add(self, other: Mapping[str, Any]) -> None:
+        self.rows += other["rows"]
+        for kind, names in other["kinds"].items():
+            for name, counts in names.items():
+                self._count(kind, name, counts["candidates"], counts["queries_whose_positive_is_found"])
+
+    def summary(self, facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:
         return {
-            "queries": self.rows,
-            "queries_without_positive": self.queries - self.rows,
-            "retrievers": {
-                name: {"candidates": count, "queries_whose_positive_is_found": self.found[name]}
-                for name, count in self.candidates.items()
-            },
+            use: {name: {**count, **facts.get((use, name), {})} for name, count in self.kinds[kind].items()}
+            for kind, (_, use) in self.KINDS.items()
+            if kind in self.kinds
         }
 
 
-def _strings():
+def _shard_paths(folder: Path, name: str, rows: int, rows_a_shard: int) -> list[Path]:
+    count = max(1, -(-rows // rows_a_shard))
+    return [folder / f"{name}-{index:05}-of-{count:05}.parquet" for index in range(count)]
+
+
+def _schema(mining: Mining) -> Any:
     import pyarrow as pa
 
-    return pa.list_(pa.string())
+    ids, scores = pa.list_(pa.string()), pa.list_(pa.float64())
+    ranked = pa.struct([("retriever", pa.string()), ("doc_ids", ids), ("scores", scores)])
+    fields = [
+        ("query_id", pa.string()),
+        ("query", pa.string()),
+        ("positive_ids", ids),
+        ("candidates", pa.list_(ranked)),
+    ]
+    if mining.constraints:
+        fields.append(("constraints", pa.list_(pa.struct([("run", pa.string()), ("doc_ids", ids)]))))
+    if mining.rankings:
+        scored = pa.struct([("ranker", pa.string()), ("doc_ids", ids), ("scores", scores)])
+        fields.append(("rankings", pa.list_(scored)))
+    return pa.schema(fields)
 
 
-def _write_parquet(path: Path, schema: Any, rows: Iterator[dict[str, Any]]) -> None:
+def _leaves(schema: Any) -> list[str]:
+    """Names of the columns as Parquet stores them."""
+    import io
+
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(schema.empty_table(), sink)
+    stored = pq.ParquetFile(sink).schema
+    return [stored.column(index).path for index in range(len(stored))]
+
+
+def _write_parquet(path: Path, schema: Any, rows: Iterable[dict[str, Any]], counts: _Counts | None = None) -> None:
+    """A whole file or none: written beside its place, then renamed."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        group: list[dict[str, Any]] = []
-        for row in rows:
-            group.append(row)
-            if len(group) == ROWS_A_GROUP:
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
-                group = []
-        writer.write_table(pa.Table.from_pylist(group, schema=schema))
-
-
-def _card(manifest: Mapping[str, Any]) -> str:
-    split = manifest["collection"]["split"]
-    retrievers = ", ".join(manifest["retrievers"])
-    return f"""---
-configs:
-- config_name: candidates
-  data_files:
-  - split: {split}
-    path: candidates/{split}.parquet
-- config_name: corpus
-  data_files:
-  - split: corpus
-    path: corpus/corpus.parquet
-task_categories:
-- text-ranking
-- text-retrieval
----
-
-# Candidates mined from {manifest["collection"]["name"]}
-
-For each of {manifest["queries"]} queries the top {manifest["depth"]} documents of {retrievers}, with scores.
-Position in a list is rank. Relevant documents stay where the retriever ranked them: leave `positive_ids` out when
-you draw negatives. Ids point into the configuration `corpus`. Counts and origin are in `manifest.json`.
-"""
+    writing = path.with_name(f"{path.name}.{os.getpid()}.writing")
+    rows = iter(counts.watch(rows) if counts else rows)
+    # Scores byte plane by byte plane: most are float32, whose last bytes are zero as float64. A quarter is saved.
+    leaves = _leaves(schema)
+    scores = [leaf for leaf in leaves if leaf.endswith("scores.list.element")]
+    others = [leaf for leaf in leaves if leaf not in scores]
+    options = {"compression": "zstd", "use_dictionary": others, "use_byte_stream_split": scores or False}
+    with pq.ParquetWriter(writing, schema, **options) as writer:
+        batches: list[Any] = []
+        while group := list(islice(rows, ROWS_A_BATCH)):
+            batches.append(pa.RecordBatch.from_pylist(group, schema=schema))
+            if len(batches) * ROWS_A_BATCH == ROWS_A_GROUP:
+                writer.write_table(pa.Table.from_batches(batches, schema))
+                batches = []
+        if batches:
+            writer.write_table(pa.Table.from_batches(batches, schema))
+        if counts:
+            writer.add_key_value_metadata({_COUNTS.decode(): counts.to_json()})
+    os.replace(writing, path)

@@ -1,37 +1,247 @@
-"""Sampling policies: which of the mined candidates a query is trained against (R2ANKER, 3.2 and appendix B)."""
+"""Sampling policies: which of the mined candidates a query is trained against (R2ANKER, 3.2, 4.3, 4.4, appendix B).
+
+A policy says from which documents a query's negatives are drawn and with which chances; `draw_group` draws. The table
+`POLICIES` names them all, and every one takes (candidates, sampling) and returns strata.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..records import InputError
 
-Lists = Mapping[str, Sequence[str]]
-"""Each retriever's ranked document ids, best first."""
+
+class RankedList(NamedTuple):
+    """One ranker's documents for a query, best first.
+
+    `scores` is as long as `doc_ids`, or empty where nothing but the order is known.
+    """
+
+    doc_ids: Sequence[str]
+    scores: Sequence[float] = ()
 
 
-def union(lists: Lists, excluded: set[str], depth: int) -> list[str]:
-    """The paper's joint distribution: all top-`depth` lists put together WITHOUT removing duplicates.
+@dataclass(frozen=True)
+class QueryCandidates:
+    """All that was mined for one query: what a policy may read.
+
+    Attributes:
+        query_id: the query.
+        positives: ids of its relevant documents; none of them is ever a negative.
+        lists: each retriever's ranked list.
+        constraints: document ids of further runs, deeper than the lists, for `constrained`.
+        rankings: rankers' scores over the pooled candidates, for `redistributed`.
+    """
+
+    query_id: str
+    positives: Sequence[str]
+    lists: Mapping[str, RankedList]
+    constraints: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rankings: Mapping[str, RankedList] = field(default_factory=dict)
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> QueryCandidates:
+        """A row of the candidates dataset."""
+        return cls(
+            row["query_id"],
+            row["positive_ids"],
+            {one["retriever"]: RankedList(one["doc_ids"], one["scores"]) for one in row["candidates"]},
+            {one["run"]: one["doc_ids"] for one in row.get("constraints") or ()},
+            {one["ranker"]: RankedList(one["doc_ids"], one["scores"]) for one in row.get("rankings") or ()},
+        )
+
+
+class Stratum(NamedTuple):
+    """A pool to draw from without replacement.
+
+    Attributes:
+        doc_ids: the pool; an id that stands in it twice is drawn with twice the chance, and may be drawn twice.
+        weights: chances of the pool's entries, up to a factor; None: all alike.
+        share: part of the negatives that this pool gives; the shares of a query's strata sum to 1.
+    """
+
+    doc_ids: list[str]
+    weights: np.ndarray | None = None
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How negatives are drawn from a query's candidates.
+
+    Ranks start at 1 and count relevant documents too, which are left out after the window has been cut.
+
+    Attributes:
+        policy: a name in `POLICIES`.
+        depth: top-N of each retriever's list that is drawn from (appendix B).
+        retrievers: the lists that take part (the rows of Table 4); none named: all.
+        rank_from: first rank of a list that is drawn from.
+        rank_to: last rank; default `depth`, and for `redistributed` the whole pool.
+        max_score: by retriever (or ranker), the highest score that a negative may have there.
+        min_score: by retriever (or ranker), the lowest.
+        absolute_margin: a list's negative scores at least so much below the positive.
+        relative_margin: the same as a share of the positive's magnitude: score <= p - margin * |p|, also where p < 0.
+        temperature: of `softmax` and `redistributed`; small ones draw the very top, large ones draw evenly.
+        standardise: whether `softmax` first gives each list's scores mean 0 and deviation 1, since the scales of
+            retrievers have nothing in common (BM25 some tens, cosines below 1).
+        shares: of `quota`: the part of the negatives that each retriever gives; brought to sum 1.
+        within: of `constrained`: the run in whose list every negative must stand.
+        ranker: of `redistributed`: whose scores over the pool are drawn by.
+
+    Margins read the positive's score in the same list: of several listed positives the lowest, to be on the safe side
+    as in sentence-transformers. A list that ranks no positive puts all its documents above it, so none of them passes.
+
+    Raises:
+        InputError: an unknown policy, or an option that is out of range or missing for this policy.
+    """
+
+    policy: str = field(default="union", metadata={"help": "Sampling policy; union is the paper's."})
+    depth: int = field(default=200, metadata={"help": "Top-N of each retriever that is drawn from."})
+    retrievers: list[str] = field(default_factory=list, metadata={"help": "Lists that take part; default all."})
+    rank_from: int = field(default=1, metadata={"help": "First rank of a list that is drawn from."})
+    rank_to: int | None = field(default=None, metadata={"help": "Last rank; default depth."})
+    max_score: dict[str, float] = field(default_factory=dict, metadata={"help": "Highest score, by retriever."})
+    min_score: dict[str, float] = field(default_factory=dict, metadata={"help": "Lowest score, by retriever."})
+    absolute_margin: float | None = field(default=None, metadata={"help": "Least distance below the positive."})
+    relative_margin: float | None = field(default=None, metadata={"help": "The same, as a share of its magnitude."})
+    temperature: float = field(default=1.0, metadata={"help": "Of softmax and redistributed."})
+    standardise: bool = field(default=True, metadata={"help": "softmax: deviation 1 for each list's scores first."})
+    shares: dict[str, float] = field(default_factory=dict, metadata={"help": "quota: bm25=0.5 dense=0.5."})
+    within: str | None = field(default=None, metadata={"help": "constrained: the run that must hold a negative."})
+    ranker: str | None = field(default=None, metadata={"help": "redistributed: whose scores are drawn by."})
+
+    def __post_init__(self):
+        policy_named(self.policy)
+        if self.depth < 1:
+            raise InputError(f"depth is {self.depth}, but must be at least 1")
+        if self.rank_from < 1:
+            raise InputError(f"rank_from is {self.rank_from}, but ranks start at 1")
+        last = self.rank_to or (math.inf if self.policy == "redistributed" else self.depth)
+        if self.rank_to is not None and self.rank_to < 1 or self.rank_from > last:
+            raise InputError(f"ranks from {self.rank_from} to {self.rank_to or last} are an empty window")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise InputError(f"the temperature of sampling is {self.temperature}, but must be above 0")
+        for name in ("absolute_margin", "relative_margin"):
+            margin = getattr(self, name)
+            if margin is not None and not margin >= 0:
+                raise InputError(f"{name} is {margin}, but must be at least 0")
+        self._check_policy()
+
+    def _check_policy(self):
+        if self.policy == "single" and len(self.retrievers) != 1:
+            named = ", ".join(self.retrievers) or "none"
+            raise InputError(f"policy single draws from one list: name one of the retrievers, not {named}")
+        if self.policy == "quota":
+            if not self.shares or not sum(self.shares.values()) > 0:
+                raise InputError("policy quota needs shares, such as bm25=0.5 dense=0.25 splade=0.25")
+            for name, share in self.shares.items():
+                if not (share >= 0 and math.isfinite(share)):
+                    raise InputError(f"the share of {name} is {share}, but must be at least 0")
+        if self.policy == "constrained" and not self.within:
+            raise InputError("policy constrained needs within: the run in which every negative must stand")
+        if self.policy == "redistributed" and not self.ranker:
+            raise InputError("policy redistributed needs ranker: whose scores over the pool are drawn by")
+
+
+Policy = Callable[[QueryCandidates, Sampling], list[Stratum]]
+
+
+def union(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
+    """The paper's joint distribution (3.2, appendix B): all lists put together WITHOUT removing duplicates.
 
     A document that two retrievers agree on stands in the pool twice, so it is drawn with twice the chance.
 
-    >>> union({"bm25": ["a", "b"], "dense": ["b", "c"]}, excluded={"c"}, depth=200)
-    ['a', 'b', 'b']
+    >>> lists = {"bm25": RankedList(["a", "b"]), "dense": RankedList(["b", "c"])}
+    >>> union(QueryCandidates("q", ["c"], lists), Sampling())
+    [Stratum(doc_ids=['a', 'b', 'b'], weights=None, share=1.0)]
     """
-    return [doc_id for ranked in lists.values() for doc_id in ranked[:depth] if doc_id not in excluded]
+    return [Stratum([d for ranked in _lists(candidates, sampling).values() for d in ranked.doc_ids])]
 
+
+def union_dedup(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
+    """All lists put together, each document once: agreement does not weigh, no negative stands twice in a group."""
+    (pool,) = union(candidates, sampling)
+    return [Stratum(list(dict.fromkeys(pool.doc_ids)))]
+
+
+def quota(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
+    """Given shares of the negatives from each retriever, uniformly within its list.
+
+    A document of two lists can be drawn from both. A list shorter than its share leaves the rest to the others.
+    """
+    lists = _lists(candidates, sampling)
+    _known(sampling.shares, lists, "shares", "retriever")
+    total = sum(sampling.shares.values())
+    return [Stratum(list(lists[name].doc_ids), None, share / total) for name, share in sampling.shares.items()]
+
+
+def single(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
+    """The list of one retriever, uniformly: the one that `retrievers` names."""
+    return union(candidates, sampling)
+
+
+def softmax(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
+    """By score: each list's softmax, averaged over the retrievers (Eq. 3 with a retriever's distribution).
+
+    .. math:: P(d) = \\frac{1}{M} \\sum_{j=1}^{M} \\frac{\\exp(s_j(d) / T)}{\\sum_{d'} \\exp(s_j(d') / T)}
+
+    A document of several lists stands in the pool once for each, so its chances add up, as they do in `union`. The
+    paper prefers uniform draws from a capped list, because this one inclines to the very top (appendix B).
+    """
+    lists = [ranked for ranked in _lists(candidates, sampling).values() if len(ranked.doc_ids)]
+    parts = [softmax_of(_standardised(one.scores, sampling), sampling.temperature) for one in lists]
+    weights = np.concatenate(parts) / len(parts) if parts else np.zeros(0)
+    return [Stratum([doc_id for ranked in lists for doc_id in ranked.doc_ids], weights)]
+
+
+def constrained(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
+    """The union of the other retrievers, where a document stays only if the run `within` ranks it too (Table 6).
+
+    The run is one of the stored constraints, else one of the lists; its own list is no generator.
+    """
+    name = sampling.within
+    runs = {**{key: ranked.doc_ids for key, ranked in candidates.lists.items()}, **candidates.constraints}
+    _known([name], runs, "within", "run")
+    allowed = set(runs[name])
+    others = {key: ranked for key, ranked in _lists(candidates, sampling).items() if key != name}
+    return [Stratum([d for ranked in others.values() for d in ranked.doc_ids if d in allowed])]
+
+
+def redistributed(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
+    """By a ranker's own distribution over the pooled candidates of all retrievers (Table 7).
+
+    .. math:: P(d) = \\frac{\\exp(K(q, d) / T)}{\\sum_{d'} \\exp(K(q, d') / T)}
+
+    Rank window, margins and score limits are those of the ranker's list; the retrievers' lists are not read.
+    """
+    _known([sampling.ranker], candidates.rankings, "ranker", "ranker")
+    last = sampling.rank_to or len(candidates.rankings[sampling.ranker].doc_ids)
+    ranked = _filtered(sampling.ranker, candidates.rankings[sampling.ranker], candidates.positives, sampling, last)
+    return [Stratum(list(ranked.doc_ids), softmax_of(ranked.scores, sampling.temperature))]
+
+
+POLICIES: dict[str, Policy] = {
+    "union": union,
+    "union_dedup": union_dedup,
+    "quota": quota,
+    "single": single,
+    "softmax": softmax,
+    "constrained": constrained,
+    "redistributed": redistributed,
+}
+"""Policy by name: (candidates, sampling) -> the strata that negatives are drawn from."""
 
 BEST_OF_FUSED = 2
 """A warm start's first half is drawn from the best `BEST_OF_FUSED * count` documents of the fused list."""
 
-POLICIES: dict[str, Callable[[Lists, set[str], int], list[str]]] = {"union": union}
-"""Policy by name: (lists, excluded ids, depth) -> the pool that negatives are drawn from uniformly."""
 
-
-def policy_named(name: str) -> Callable[[Lists, set[str], int], list[str]]:
+def policy_named(name: str) -> Policy:
     """The policy of that name.
 
     Raises:
@@ -42,38 +252,153 @@ def policy_named(name: str) -> Callable[[Lists, set[str], int], list[str]]:
     return POLICIES[name]
 
 
+def draw_group(
+    candidates: QueryCandidates | Mapping[str, Any],
+    count: int,
+    seed: int,
+    epoch: int,
+    sampling: Sampling | None = None,
+) -> tuple[str, list[str]]:
+    """One training group: a positive and `count` negatives, drawn by the policy without replacement.
+
+    The draw depends on (seed, epoch, query_id) alone: not on workers, processes, batch or row order. Weighted entries
+    are drawn one after the other, each by its share of what is left.
+
+    Args:
+        candidates: a query's candidates, or a row of the dataset; at least one positive.
+        count: negatives wanted.
+        seed: of the training.
+        epoch: other negatives are drawn in every epoch.
+        sampling: policy and its options; default `union` over the top 200.
+
+    Returns:
+        The positive's id and the negatives' ids. Where fewer candidates remain than were asked for, they are all
+        drawn, down to none: no policy fills up from elsewhere.
+
+    Raises:
+        InputError: the sampling names a retriever, run or ranker that the candidates lack.
+    """
+    sampling = sampling or Sampling()
+    if not isinstance(candidates, QueryCandidates):
+        candidates = QueryCandidates.of_row(candidates)
+    for option in ("max_score", "min_score"):
+        _known(getattr(sampling, option), {**candidates.lists, **candidates.rankings}, option, "retriever")
+    generator = _generator(seed, epoch, candidates.query_id)
+    positive = candidates.positives[generator.integers(len(candidates.positives))]
+    strata = policy_named(sampling.policy)(candidates, sampling)
+    orders = [_order(stratum, generator) for stratum in strata]
+    if len(strata) == 1:
+        return positive, orders[0][:count]
+    numbers = _apportion([stratum.share for stratum in strata], count, generator)
+    chosen = [doc_id for order, number in zip(orders, numbers, strict=True) for doc_id in order[:number]]
+    rest = [doc_id for order, number in zip(orders, numbers, strict=True) for doc_id in order[number:]]
+    short = count - len(chosen)
+    return positive, chosen + [rest[index] for index in generator.permutation(len(rest))[:short]]
+
+
 def draw(
     query_id: str,
     positives: Sequence[str],
-    lists: Lists,
+    lists: Mapping[str, Sequence[str]],
     count: int,
     seed: int,
     epoch: int,
     policy: str = "union",
     depth: int = 200,
 ) -> tuple[str, list[str]]:
-    """One training group: a positive and `count` negatives, drawn from the policy's pool without replacement.
+    """`draw_group` for lists of ids without scores."""
+    candidates = QueryCandidates(query_id, positives, {name: RankedList(ids) for name, ids in lists.items()})
+    return draw_group(candidates, count, seed, epoch, Sampling(policy, depth))
 
-    The draw depends on (seed, epoch, query_id) alone: not on workers, processes, batch or row order.
 
-    Args:
-        query_id: the query.
-        positives: ids of its relevant documents, at least one; none of them is ever a negative.
-        lists: each retriever's ranked ids.
-        count: negatives wanted.
-        seed: of the training.
-        epoch: other negatives are drawn in every epoch.
-        policy: a name in `POLICIES`.
-        depth: only the first `depth` documents of each list are candidates (top-N of appendix B).
+def softmax_of(scores: Sequence[float], temperature: float = 1.0) -> np.ndarray:
+    """exp(score / temperature), normalised to sum 1; empty for no scores.
 
-    Returns:
-        The positive's id and the negatives' ids; fewer than `count` where the pool is smaller, down to none.
+    >>> softmax_of([0.0, math.log(3.0)]).round(6).tolist()
+    [0.25, 0.75]
     """
-    generator = _generator(seed, epoch, query_id)
-    positive = positives[generator.integers(len(positives))]
-    pool = policy_named(policy)(lists, set(positives), depth)
-    chosen = generator.permutation(len(pool))[:count]
-    return positive, [pool[index] for index in chosen]
+    values = np.asarray(scores, dtype=float) / temperature
+    if not len(values):
+        return values
+    powers = np.exp(values - values.max())
+    return powers / powers.sum()
+
+
+def _standardised(scores: Sequence[float], sampling: Sampling) -> np.ndarray:
+    values = np.asarray(scores, dtype=float)
+    deviation = values.std()
+    if not sampling.standardise or deviation == 0:
+        return values
+    return (values - values.mean()) / deviation
+
+
+def _lists(candidates: QueryCandidates, sampling: Sampling) -> dict[str, RankedList]:
+    """The lists that take part, cut to the window, without positives and without what the filters refuse."""
+    _known(sampling.retrievers, candidates.lists, "retrievers", "retriever")
+    names = sampling.retrievers or candidates.lists
+    last = sampling.rank_to or sampling.depth
+    return {n: _filtered(n, candidates.lists[n], candidates.positives, sampling, last) for n in names}
+
+
+def _filtered(name: str, ranked: RankedList, positives: Sequence[str], sampling: Sampling, last: int) -> RankedList:
+    excluded = set(positives)
+    if not _needs_scores(name, sampling):
+        window = ranked.doc_ids[sampling.rank_from - 1 : last]
+        return RankedList([doc_id for doc_id in window if doc_id not in excluded])
+    if len(ranked.scores) != len(ranked.doc_ids):
+        raise InputError(f"policy {sampling.policy} with these options reads scores, but {name!r} has none")
+    lowest, highest = _limits(name, ranked, excluded, sampling)
+    window = slice(sampling.rank_from - 1, last)
+    kept = [
+        (doc_id, score)
+        for doc_id, score in zip(ranked.doc_ids[window], ranked.scores[window], strict=True)
+        if doc_id not in excluded and lowest <= score <= highest
+    ]
+    return RankedList([doc_id for doc_id, _ in kept], [score for _, score in kept])
+
+
+def _needs_scores(name: str, sampling: Sampling) -> bool:
+    by_score = sampling.policy in ("softmax", "redistributed")
+    margins = sampling.absolute_margin is not None or sampling.relative_margin is not None
+    return by_score or margins or name in sampling.max_score or name in sampling.min_score
+
+
+def _limits(name: str, ranked: RankedList, positives: set[str], sampling: Sampling) -> tuple[float, float]:
+    """Lowest and highest score that a negative of this list may have."""
+    highest = sampling.max_score.get(name, math.inf)
+    if sampling.absolute_margin is not None or sampling.relative_margin is not None:
+        listed = [score for doc_id, score in zip(ranked.doc_ids, ranked.scores, strict=True) if doc_id in positives]
+        positive = min(listed, default=-math.inf)
+        if sampling.absolute_margin is not None:
+            highest = min(highest, positive - sampling.absolute_margin)
+        if sampling.relative_margin is not None:
+            highest = min(highest, positive - sampling.relative_margin * abs(positive) if listed else positive)
+    return sampling.min_score.get(name, -math.inf), highest
+
+
+def _known(names: Iterable[str | None], table: Mapping[str, Any], option: str, noun: str) -> None:
+    for name in names:
+        if name not in table:
+            raise InputError(
+                f"{option}: the candidates hold no {noun} {name!r}; choices: {', '.join(table) or 'none'}"
+            )
+
+
+def _order(stratum: Stratum, generator: np.random.Generator) -> list[str]:
+    """The whole pool in the order in which it is drawn."""
+    if stratum.weights is None:
+        return [stratum.doc_ids[index] for index in generator.permutation(len(stratum.doc_ids))]
+    # The largest of log w + Gumbel noise is entry i with chance w_i / sum(w), and so on without i: successive draws.
+    with np.errstate(divide="ignore"):
+        keys = np.log(stratum.weights) + generator.gumbel(size=len(stratum.doc_ids))
+    order = np.argsort(-keys, kind="stable")
+    return [stratum.doc_ids[index] for index in order]
+
+
+def _apportion(shares: Sequence[float], count: int, generator: np.random.Generator) -> list[int]:
+    """Whole numbers that sum to `count`, each share * count on average and less than 1 away from it."""
+    bounds = np.floor(np.cumsum([0.0, *shares]) / sum(shares) * count + generator.random() + 1e-9)
+    return np.diff(bounds).astype(int).tolist()
 
 
 def draw_ranked(

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,9 @@ class TwoStageConfig:
     revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
     use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})
     collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
+    max_queries: int | None = field(
+        default=None, metadata={"help": "Train on so many queries, evenly spaced, where time is short."}
+    )
     encode_batch_size: int = field(default=64, metadata={"help": "Texts encoded at once between the stages."})
 
 
@@ -53,6 +57,9 @@ def main(config: TwoStageConfig, training: RetrieverTraining) -> None:
     collection = load_collection(
         config.collection, config.split, config.revision, config.use_titles, **config.collection_options
     )
+    if config.max_queries:
+        step = -(-len(collection.queries) // config.max_queries)
+        collection = replace(collection, queries=dict(islice(collection.queries.items(), 0, None, step)))
     inputs: dict[str, str | Path] = {"collection": f"{collection.name}@{collection.revision}"}
     inputs["model"] = reference(config.model, config.model_revision)
     if config.negatives:
@@ -126,7 +133,8 @@ def save(model: Any, target: Path) -> None:
 def first_rows(config: TwoStageConfig, collection: Collection, folder: Path) -> Iterator[Mapping[str, Any]]:
     """Candidates of the first stage: the given ones, or what BM25 ranks for the training queries."""
     if config.negatives:
-        return iter(load_candidates(config.negatives, config.split, config.negatives_revision).rows)
+        rows = load_candidates(config.negatives, config.split, config.negatives_revision).rows
+        return (row for row in rows if row["query_id"] in collection.queries)
     from r2anker_hf.retrievers.bm25 import BM25Retriever
 
     make = partial(BM25Retriever.build, collection.corpus, folder=folder / "index-bm25")

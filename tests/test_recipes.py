@@ -18,7 +18,17 @@ from r2anker_hf.run import Run
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = REPOSITORY / "recipes"
 SIZES = "--collection_options passages=150 test=20 dev=15"
-STAGES = ("retrieve", "mine", "train_retriever", "train_ranker", "rerank", "score")
+STAGES = (
+    "retrieve",
+    "train_retriever",
+    "mine",
+    "analyse",
+    "export",
+    "import_negatives",
+    "train_ranker",
+    "rerank",
+    "score",
+)
 STAGE_OF = {"retrieve_bm25": "retrieve", "retrieve_dense": "retrieve", "retrieve_splade": "retrieve"}
 STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever"}
 # accelerate's own launcher starts several processes on CPUs through MPI alone; torch's does without

@@ -7,9 +7,21 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from .files import read_lines
 from .records import InputError, ScoredDocument
+
+
+class Ranked(NamedTuple):
+    """One list in Run's order; two plain tuples, since a record a document takes longer to make than to find."""
+
+    doc_ids: tuple[str, ...]
+    scores: tuple[float, ...]
+
+    def top(self, depth: int) -> Ranked:
+        """The first `depth` documents."""
+        return Ranked(self.doc_ids[:depth], self.scores[:depth])
 
 
 class Run(Mapping[str, tuple[ScoredDocument, ...]]):
@@ -36,7 +48,7 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
         self._lists = {query_id: ranked(query_id, documents) for query_id, documents in lists.items()}
 
     def __getitem__(self, query_id: str) -> tuple[ScoredDocument, ...]:
-        return self._lists[query_id]
+        return tuple(map(ScoredDocument, *self._lists[query_id]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._lists)
@@ -45,7 +57,7 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
         return len(self._lists)
 
     def __repr__(self) -> str:
-        return f"Run({self.name!r}, {len(self)} queries, {sum(map(len, self._lists.values()))} documents)"
+        return f"Run({self.name!r}, {len(self)} queries, {sum(len(ids) for ids, _ in self._lists.values())} documents)"
 
     def top(self, depth: int) -> Run:
         """The first `depth` documents of every list.
@@ -53,10 +65,10 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
         >>> len(Run({"q": [("a", 2.0), ("b", 1.0)]}).top(1)["q"])
         1
         """
-        return Run.of_ranked({query_id: documents[:depth] for query_id, documents in self.items()}, self.name)
+        return Run.of_ranked({query_id: one.top(depth) for query_id, one in self._lists.items()}, self.name)
 
     @classmethod
-    def of_ranked(cls, lists: Mapping[str, tuple[ScoredDocument, ...]], name: str = "run") -> Run:
+    def of_ranked(cls, lists: Mapping[str, Ranked], name: str = "run") -> Run:
         """A run from lists that `ranked`, and nobody else, put in order; they are not looked at again."""
         run = cls({}, name)
         run._lists = dict(lists)
@@ -77,8 +89,8 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
         """Write `query_id Q0 doc_id rank score name` lines; scores keep all digits, so reading gives this run."""
         tag = "_".join(self.name.split()) or "run"
         with open(path, "w", encoding="utf-8", newline="\n") as file:
-            for query_id, documents in self.items():
-                for rank, (doc_id, score) in enumerate(documents, start=1):
+            for query_id, (doc_ids, scores) in self._lists.items():
+                for rank, (doc_id, score) in enumerate(zip(doc_ids, scores, strict=True), start=1):
                     file.write(f"{query_id} Q0 {doc_id} {rank} {score!r} {tag}\n")
 
     @classmethod
@@ -218,21 +230,21 @@ def _floats(texts: list[str]) -> list[float] | None:
     return None if any(map(math.isnan, values)) else values
 
 
-def ranked(query_id: str, documents: Iterable[tuple[str, float]]) -> tuple[ScoredDocument, ...]:
+def ranked(query_id: str, documents: Iterable[tuple[str, float]]) -> Ranked:
     """(doc_id, score) pairs in Run's order.
 
     Raises:
         InputError: as `Run`.
     """
     ordered = sorted([(float(score), doc_id) for doc_id, score in documents], reverse=True)
-    seen = set()
-    for score, doc_id in ordered:
-        if score != score:
-            raise InputError(f"query {query_id!r}: the score of document {doc_id!r} is NaN")
-        if doc_id in seen:
-            raise InputError(f"query {query_id!r}: document {doc_id!r} is listed twice")
-        seen.add(doc_id)
-    return tuple([ScoredDocument(doc_id, score) for score, doc_id in ordered])
+    scores, doc_ids = zip(*ordered, strict=True) if ordered else ((), ())
+    if len(set(doc_ids)) < len(doc_ids):
+        twice = next(doc_id for doc_id in doc_ids if doc_ids.count(doc_id) > 1)
+        raise InputError(f"query {query_id!r}: document {twice!r} is listed twice")
+    if any(map(math.isnan, scores)):
+        nan = next(doc_id for score, doc_id in ordered if math.isnan(score))
+        raise InputError(f"query {query_id!r}: the score of document {nan!r} is NaN")
+    return Ranked(doc_ids, scores)
 
 
 def _parse_score(text: str, path: str | os.PathLike, number: int) -> float:

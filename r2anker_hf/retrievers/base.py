@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from ..records import InputError, ScoredDocument
-from ..run import Run, ranked
+from ..records import InputError
+from ..run import Ranked, Run, ranked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,13 +54,13 @@ class Retriever(Protocol):
         ...
 
 
-def cut(found: Iterable[tuple[str, float]], depth: int) -> tuple[ScoredDocument, ...]:
+def cut(found: Iterable[tuple[str, float]], depth: int) -> Ranked:
     """The first `depth` of (doc_id, score) pairs in any order. Run, and nobody else, says which of two ties is first.
 
-    >>> [document.doc_id for document in cut([("b", 1.0), ("a", 2.0), ("c", 0.5)], depth=2)]
-    ['a', 'b']
+    >>> cut([("b", 1.0), ("a", 2.0), ("c", 0.5)], depth=2)
+    Ranked(doc_ids=('a', 'b'), scores=(2.0, 1.0))
     """
-    return ranked("", found)[:depth]
+    return ranked("", found).top(depth)
 
 
 def best_positions(scores: np.ndarray, depth: int) -> np.ndarray:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..records import InputError, ScoredDocument
-from ..run import Run
+from ..records import InputError
+from ..run import Ranked, Run
 from .base import IndexableCorpus, best_positions, check_corpus, check_depth, cut
 from .index import IndexFolder, corpus_fingerprint, is_main_process, my_share, read_identity, wait_for_all
 from .lucene import analyze
@@ -139,10 +139,10 @@ class BM25Retriever:
         bar = tqdm(queries.items(), desc=f"{self.name}: search", unit="query", disable=not self.progress)
         return Run.of_ranked({query_id: self._search_one(text, depth) for query_id, text in bar}, self.name)
 
-    def _search_one(self, text: str, depth: int) -> tuple[ScoredDocument, ...]:
+    def _search_one(self, text: str, depth: int) -> Ranked:
         term_ids = self._index.get_tokens_ids(analyze(text))
         if not term_ids:
-            return ()
+            return Ranked((), ())
         scores = self._index.get_scores_from_ids(term_ids)
         best = best_positions(scores, depth)
         doc_ids = [self._doc_ids[position] for position in self._positions[best].tolist()]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..records import InputError, ScoredDocument
-from ..run import Run
+from ..records import InputError
+from ..run import Ranked, Run
 from .approximate import APPROXIMATIONS, open_approximate
 from .base import IndexableCorpus, check_depth, cut
 from .encoding import DTYPES, EncodedCorpus, chunks, load_encoder
@@ -163,7 +163,7 @@ class DenseRetriever:
             bar.update(len(part))
         return np.concatenate(parts)
 
-    def _best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[tuple[ScoredDocument, ...]]:
+    def _best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[Ranked]:
         """For each row of `queries` its best documents, chosen among the `width` candidates of faiss.
 
         Where the candidates end within rounding of the score at the cut, equal documents may have been left out; the
@@ -179,7 +179,7 @@ class DenseRetriever:
             else:
                 yield self._rank(query, positions[row], depth)
 
-    def _approximately_best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[tuple[ScoredDocument, ...]]:
+    def _approximately_best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[Ranked]:
         _, positions = self._approximate.search(queries, min(width, len(self._corpus)))
         for query, found in zip(queries, positions, strict=True):
             yield self._rank(query, found[found >= 0], depth)
@@ -199,7 +199,7 @@ class DenseRetriever:
                 best = found if number == 0 else _merge(best, found)
         return best
 
-    def _rank(self, query: np.ndarray, positions: np.ndarray, depth: int) -> tuple[ScoredDocument, ...]:
+    def _rank(self, query: np.ndarray, positions: np.ndarray, depth: int) -> Ranked:
         positions = np.sort(positions)  # shards are read from front to back
         ends = np.searchsorted(positions, np.arange(1, len(self._shards) + 1) * self._shard_size)
         parts = np.split(positions, ends[:-1])

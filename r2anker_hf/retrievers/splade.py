@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..records import InputError, ScoredDocument
-from ..run import Run
+from ..records import InputError
+from ..run import Ranked, Run
 from .base import IndexableCorpus, best_positions, check_depth, cut
 from .encoding import EncodedCorpus, chunks, load_encoder
 from .index import is_main_process
@@ -129,7 +129,7 @@ class SpladeRetriever:
             bar.update(end - first)
         return vstack(parts, format="csr").T.tocsr()
 
-    def _best(self, weights: csr_matrix, depth: int) -> list[tuple[ScoredDocument, ...]]:
+    def _best(self, weights: csr_matrix, depth: int) -> list[Ranked]:
         found: list[list[tuple[str, float]]] = [[] for _ in range(weights.shape[0])]
         for number, shard in enumerate(self._shards):
             products = weights @ shard

@@ -66,9 +66,7 @@ def is_padding_free(model: Any) -> bool:
     return getattr(model, "module", model).config._attn_implementation == NAME
 
 
-def forward(
-    model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], lengths: torch.Tensor
-) -> torch.Tensor:
+def forward(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], lengths: torch.Tensor) -> torch.Tensor:
     """Logits of pairs of tokens, without padding where the model can do so.
 
     Args:

@@ -28,7 +28,7 @@ def tiny(kind: str, **options) -> torch.nn.Module:
         sizes |= {"bos_token_id": 2, "cls_token_id": 2, "sep_token_id": 2}
     torch.manual_seed(1)
     model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **sizes))
-    for name, weights in model.named_parameters():
+    for weights in model.parameters():
         if weights.dim() > 1:
             torch.nn.init.normal_(weights, std=0.3)  # the initial ones give nearly equal logits to all pairs
     return model

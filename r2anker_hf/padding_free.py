@@ -72,7 +72,7 @@ def forward(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], lengt
     Args:
         model: a sequence classifier with one label.
         inputs: tensors [pairs, tokens], padded on the right with anything: `input_ids`, perhaps `token_type_ids`.
-        lengths: [pairs] tokens of each pair, on the same device.
+        lengths: [pairs] tokens of each pair, on the device of `inputs`, which need not be the model's.
 
     Returns:
         [pairs] logits.
@@ -84,6 +84,11 @@ def forward(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], lengt
         inputs = packed(inputs, lengths, real, getattr(model, "module", model).config)
     else:
         inputs["attention_mask"] = real.long()
+    device = getattr(model, "module", model).device
+    inputs = {
+        name: values.to(device, non_blocking=True) if isinstance(values, torch.Tensor) else values
+        for name, values in inputs.items()
+    }
     return model(**inputs).logits[:, 0]
 
 

@@ -26,7 +26,7 @@ from r2anker_hf.config import run_recipe
 from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
 from r2anker_hf.measures import evaluate_run, means
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
-from r2anker_hf.rankers import CrossEncoderRanker, rerank_distributed
+from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.run import Run
 from r2anker_hf.stage import reference, run_stage
 
@@ -114,7 +114,7 @@ def dev_measure(config: RankerConfig, ranker: CrossEncoderRanker) -> Callable | 
 
     def measure(model: PreTrainedModel) -> Mapping[str, float]:
         ranker.model = model
-        reranked = rerank_distributed(ranker, run, collection, config.dev_depth)
+        reranked = ranker.rerank(run, collection, config.dev_depth)
         return means(evaluate_run(collection.qrels, reranked, [config.dev_measure]))
 
     return measure

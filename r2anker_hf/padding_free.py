@@ -57,7 +57,7 @@ def use_padding_free(model: PreTrainedModel) -> bool:
     model.set_attn_implementation(NAME)
     last = model.get_submodule(LAYERS[kind])[-1]
     run = _first_tokens_as_bert if kind in BUILT_AS_BERT else _first_tokens
-    last.forward = partial(run, last, type(last).forward)
+    last.forward = partial(run, last)
     return True
 
 
@@ -139,18 +139,18 @@ def batches(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
     return parts
 
 
-def _first_tokens(layer: torch.nn.Module, plain: Callable, hidden_states: torch.Tensor, *args, **kwargs):
+def _first_tokens(layer: torch.nn.Module, hidden_states: torch.Tensor, *args, **kwargs):
     """The layer as it is; of a packed batch, then each pair's first token: [pairs, 1, hidden size]."""
-    output = plain(layer, hidden_states, *args, **kwargs)
+    output = type(layer).forward(layer, hidden_states, *args, **kwargs)
     starts = kwargs.get("cu_seq_lens_q")
     return output if starts is None else output[0, starts[:-1].long()][:, None]
 
 
-def _first_tokens_as_bert(layer: torch.nn.Module, plain: Callable, hidden_states: torch.Tensor, *args, **kwargs):
+def _first_tokens_as_bert(layer: torch.nn.Module, hidden_states: torch.Tensor, *args, **kwargs):
     """As `_first_tokens`, computing no other row: the first token's query meets the keys of its whole pair."""
     starts = kwargs.get("cu_seq_lens_q")
     if starts is None:
-        return plain(layer, hidden_states, *args, **kwargs)
+        return type(layer).forward(layer, hidden_states, *args, **kwargs)
     attention = layer.attention.self
     first = hidden_states[:, starts[:-1].long()]
     attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]

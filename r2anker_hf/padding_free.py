@@ -143,7 +143,7 @@ def _first_tokens(layer: torch.nn.Module, hidden_states: torch.Tensor, *args, **
     """The layer as it is; of a packed batch, then each pair's first token: [pairs, 1, hidden size]."""
     output = type(layer).forward(layer, hidden_states, *args, **kwargs)
     starts = kwargs.get("cu_seq_lens_q")
-    return output if starts is None else output[0, starts[:-1].long()][:, None]
+    return output if starts is None else output.transpose(0, 1)[starts[:-1].long()]
 
 
 def _first_tokens_as_bert(layer: torch.nn.Module, hidden_states: torch.Tensor, *args, **kwargs):
@@ -166,7 +166,8 @@ def _first_tokens_as_bert(layer: torch.nn.Module, hidden_states: torch.Tensor, *
         **{**kwargs, "cu_seq_lens_q": ones, "max_length_q": 1},
     )
     output = layer.attention.output(context.reshape(first.shape[:-1] + (-1,)), first)
-    return layer.feed_forward_chunk(output).transpose(0, 1)
+    # copied, because FSDP takes no views; it is one row a pair
+    return layer.feed_forward_chunk(output).transpose(0, 1).clone()
 
 
 def _heads(values: torch.Tensor, attention: torch.nn.Module) -> torch.Tensor:

@@ -7,10 +7,10 @@ On CUDA, a BERT-base-sized model from its configuration and the paper's 12 x 41 
     python recipes/bench_training.py --model TOKENIZER --base_size --collection C \
         --precisions bf16 --queries 12 --negatives 40 --batch_sizes 1 2 4 12 --steps 20
 
-Both sides: random negatives, the model's own dropout, all weights trained, fused AdamW, equal queries
-an optimiser step. sentence-transformers has ListNetLoss at the fastest of `batch_sizes` (queries that go through its
-model at once; the rest is accumulated), first chosen in the same run. Prints the median pairs a second of the rounds,
-in which the sides take turns. Some 4 minutes on two CPU cores.
+Both sides: random negatives, the model's own dropout, all weights trained, fused AdamW, equal queries an optimiser
+step. sentence-transformers has ListNetLoss at the fastest of `batch_sizes` (queries that go through its model at once;
+the rest is accumulated), first chosen in the same run. Prints the median pairs a second of the rounds, in which the
+sides take turns, and on known GPUs our model FLOP utilisation, real tokens alone. Some 4 minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -154,7 +154,12 @@ def theirs(
 def timed(config: BenchConfig, make_trainer: Callable, make_args: Callable) -> float:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        make_trainer(make_args(folder), clock).train()
+        trainer = make_trainer(make_args(folder), clock)
+        trainer.train()
+    health = getattr(trainer, "health", None)
+    if health and health.peak_tflops:
+        flops = float(health.sums[6]) * config.steps / (config.steps + 1)
+        print(f"model FLOP utilisation: {flops / clock.seconds / health.peak_tflops / 1e12:.3f}")
     return config.steps * config.queries * (1 + config.negatives) / clock.seconds
 
 

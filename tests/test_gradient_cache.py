@@ -75,18 +75,15 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def plain(tiny_model, tmp_path_factory):
-    trained = trainer(tiny_model, str(tmp_path_factory.mktemp("plain")), **OPTIONS)
-    trained.chunk_tokens = 96  # chunks as small as with the budget, so that dropout draws the same
-    trained.train()
-    return trained
-
-
-def test_a_training_within_a_budget_is_the_plain_one(tiny_model, tmp_path, plain):
-    cached = trainer(tiny_model, str(tmp_path), memory_budget=1.0, **OPTIONS)
-    cached.chunk_tokens = 96
-    cached.train()
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_training_within_a_budget_is_the_plain_one(tiny_model, tmp_path, precision):
+    options = {**OPTIONS, "mixed_precision": precision}
+    trainings = []
+    for budget in (None, 1.0):
+        trainings.append(trainer(tiny_model, str(tmp_path), memory_budget=budget, **options))
+        trainings[-1].chunk_tokens = 96  # the same chunks, so that dropout draws the same
+        trainings[-1].train()
+    plain, cached = trainings
     assert losses(cached) == pytest.approx(losses(plain), abs=1e-5)
     for ours, theirs in zip(cached.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)

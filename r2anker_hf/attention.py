@@ -89,11 +89,11 @@ def packed_attention(
     if cu_seq_lens_q is None or cu_seq_lens_k is None:
         if attention_mask is None and sliding_window is not None:
             attention_mask = _window(query, key, sliding_window)
-        return _dense(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
+        return _dense(query, key, value, attention_mask, scaling, dropout, module.training).transpose(1, 2), None
     one_kernel = query.is_cuda and query.dtype in HALF and query.shape[-1] % 8 == 0
     if not one_kernel or (dropout and sliding_window and not is_flash_attn_2_available()):
         starts = cu_seq_lens_q.tolist(), cu_seq_lens_k.tolist()
-        return by_length(query, key, value, *starts, scaling, dropout, sliding_window), None
+        return by_length(query, key, value, *starts, scaling, dropout, sliding_window, module.training), None
     tokens = [values[0].transpose(0, 1) for values in (query, key, value)]  # [tokens, heads, head size]
     starts_and_longest = cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k
     window = (-1, -1) if sliding_window is None else (sliding_window - 1, sliding_window - 1)
@@ -125,6 +125,7 @@ def by_length(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    training: bool = False,
 ) -> torch.Tensor:
     """Attention within each pair, neighbours of equal length as one batch. Shapes as in `packed_attention`."""
     sizes = [(starts_q[i + 1] - starts_q[i], starts_k[i + 1] - starts_k[i]) for i in range(len(starts_q) - 1)]
@@ -135,7 +136,7 @@ def by_length(
     for ((length_q, length_k), count), q, k, v in parts:
         q, k, v = _batched(q, count, length_q), _batched(k, count, length_k), _batched(v, count, length_k)
         mask = None if sliding_window is None else _window(q, k, sliding_window)
-        outputs.append(_dense(q, k, v, mask, scaling, dropout).transpose(1, 2).flatten(0, 1))
+        outputs.append(_dense(q, k, v, mask, scaling, dropout, training).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
 
 
@@ -177,9 +178,10 @@ def _window(query: torch.Tensor, key: torch.Tensor, sliding_window: int) -> torc
     return (rows[:, None] - columns).abs() < sliding_window
 
 
-def _dense(query, key, value, mask, scaling, dropout) -> torch.Tensor:
+def _dense(query, key, value, mask, scaling, dropout, training) -> torch.Tensor:
     """[pairs, heads, tokens, head size]: by products where they are faster, by PyTorch's attention elsewhere."""
-    if query.device.type == "cpu" and torch.is_grad_enabled() and query.dtype in HALF:
+    # in training also without gradients: a gradient cache's two passes must drop the same weights
+    if query.device.type == "cpu" and training and query.dtype in HALF:
         return _products(query, key, value, mask, scaling, dropout)
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
 

@@ -63,19 +63,19 @@ class Clock(TrainerCallback):
 
 def main(config: BenchConfig) -> None:
     collection = load_collection(config.collection, "train")
-    rows = groups(config, collection)
-    sides: dict[str, Callable[[], float]] = {}
+    rounds = groups(config, collection)
+    sides: dict[str, Callable[[int], float]] = {}
     for precision in config.precisions:
-        sides[f"r2anker_hf, {precision}"] = ours(config, rows, collection, precision)
-        tried = {size: theirs(config, rows, collection, precision, size) for size in config.batch_sizes}
-        rates = {size: run() for size, run in tried.items()}
+        sides[f"r2anker_hf, {precision}"] = ours(config, rounds, collection, precision)
+        tried = {size: theirs(config, rounds, collection, precision, size) for size in config.batch_sizes}
+        rates = {size: run(0) for size, run in tried.items()}
         print(f"sentence-transformers, {precision}, tried:", {size: round(rate, 1) for size, rate in rates.items()})
         best = max(rates, key=rates.__getitem__)
         sides[f"sentence-transformers, {precision}, batch {best}"] = tried[best]
     measured: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(config.rounds):
+    for number in range(1, config.rounds + 1):
         for name, run in sides.items():
-            measured[name].append(run())
+            measured[name].append(run(number))
     for name, rates in measured.items():
         print(f"{name}: {statistics.median(rates):.1f} pairs a second ({min(rates):.1f} to {max(rates):.1f})")
     medians = list(map(statistics.median, measured.values()))
@@ -84,33 +84,40 @@ def main(config: BenchConfig) -> None:
     print(f"ratio, our default to theirs in float32: {medians[0] / medians[-1]:.2f}")
 
 
-def groups(config: BenchConfig, collection: Collection) -> list[dict[str, Any]]:
-    """Candidates from which every epoch draws the same negatives: there are no others."""
+def groups(config: BenchConfig, collection: Collection) -> list[list[dict[str, Any]]]:
+    """Candidates of each round, and before them of the choice of a batch size; no group comes twice.
+
+    Every epoch draws the same negatives: there are no others.
+    """
     draw = random.Random(config.seed)
-    rows = []
-    for query_id in draw.sample(sorted(collection.queries), config.queries * (config.steps + 1)):
-        positives = collection.positives(query_id)[:1]
-        others = [
-            doc_id for doc_id in draw.sample(collection.corpus.ids, config.negatives + 1) if doc_id not in positives
-        ]
-        ranked = {"retriever": "random", "doc_ids": others[: config.negatives], "scores": [0.0] * config.negatives}
-        given = {"query_id": query_id, "query": collection.queries[query_id]}
-        rows.append({**given, "positive_ids": positives, "candidates": [ranked]})
-    return rows
+    size = config.queries * (config.steps + 1)
+    chosen = draw.sample(sorted(collection.queries), size * (config.rounds + 1))
+    rows = [group(config, collection, draw, query_id) for query_id in chosen]
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def ours(config: BenchConfig, rows: list[dict], collection: Collection, precision: str) -> Callable[[], float]:
+def group(config: BenchConfig, collection: Collection, draw: random.Random, query_id: str) -> dict[str, Any]:
+    positives = collection.positives(query_id)[:1]
+    others = [doc_id for doc_id in draw.sample(collection.corpus.ids, config.negatives + 1) if doc_id not in positives]
+    ranked = {"retriever": "random", "doc_ids": others[: config.negatives], "scores": [0.0] * config.negatives}
+    given = {"query_id": query_id, "query": collection.queries[query_id]}
+    return {**given, "positive_ids": positives, "candidates": [ranked]}
+
+
+def ours(
+    config: BenchConfig, rounds: list[list[dict]], collection: Collection, precision: str
+) -> Callable[[int], float]:
     """Pairs a second of this package; texts are tokenised once, before, as train_ranker.py does."""
     ranker = CrossEncoderRanker(*model_and_tokenizer(config), config.max_length)
-    texts = {d: collection.corpus.text(d) for row in rows for d in documents(row)}
+    texts = {d: collection.corpus.text(d) for rows in rounds for row in rows for d in documents(row)}
     tokens = dict(zip(texts, ranker.tokenizer(list(texts.values()), add_special_tokens=False).input_ids, strict=True))
     rest = {"num_negatives": config.negatives, "mixed_precision": precision, **options(config, config.queries)}
-    return lambda: timed(
+    return lambda number: timed(
         config,
         lambda args, clock: ListwiseTrainer(
             ranker.model,
             args,
-            TrainingGroups(rows, tokens.__getitem__, args),
+            TrainingGroups(rounds[number], tokens.__getitem__, args),
             GroupedListwiseCollator(ranker.encoder),
             callbacks=[clock],
         ),
@@ -119,8 +126,8 @@ def ours(config: BenchConfig, rows: list[dict], collection: Collection, precisio
 
 
 def theirs(
-    config: BenchConfig, rows: list[dict], collection: Collection, precision: str, size: int
-) -> Callable[[], float]:
+    config: BenchConfig, rounds: list[list[dict]], collection: Collection, precision: str, size: int
+) -> Callable[[int], float]:
     """Pairs a second of sentence-transformers with `size` queries at once."""
     from datasets import Dataset
     from sentence_transformers import CrossEncoder
@@ -132,23 +139,21 @@ def theirs(
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         encoder = CrossEncoder(folder, num_labels=1, max_length=config.max_length)
-    made = [
-        {
-            "query": row["query"],
-            "docs": [collection.corpus.text(doc_id) for doc_id in documents(row)],
-            "labels": [1.0] + [0.0] * config.negatives,
-        }
-        for row in rows
-    ]
-    data = Dataset.from_list(made)
+    data = [Dataset.from_list([labeled_list(config, collection, row) for row in rows]) for rows in rounds]
     rest = {"bf16": precision == "bf16", **options(config, size)}
-    return lambda: timed(
+    return lambda number: timed(
         config,
         lambda args, clock: CrossEncoderTrainer(
-            model=encoder, args=args, train_dataset=data, loss=ListNetLoss(encoder), callbacks=[clock]
+            model=encoder, args=args, train_dataset=data[number], loss=ListNetLoss(encoder), callbacks=[clock]
         ),
         lambda folder: CrossEncoderTrainingArguments(output_dir=folder, **rest),
     )
+
+
+def labeled_list(config: BenchConfig, collection: Collection, row: dict) -> dict[str, Any]:
+    """A group in the form that sentence-transformers' listwise losses take."""
+    texts = [collection.corpus.text(doc_id) for doc_id in documents(row)]
+    return {"query": row["query"], "docs": texts, "labels": [1.0] + [0.0] * config.negatives}
 
 
 def timed(config: BenchConfig, make_trainer: Callable, make_args: Callable) -> float:

@@ -81,7 +81,9 @@ def main(config: BenchConfig) -> None:
     medians = list(map(statistics.median, measured.values()))
     for precision, mine, other in zip(config.precisions, medians[::2], medians[1::2], strict=True):
         print(f"ratio, {precision}: {mine / other:.2f}")
-    print(f"ratio, our default to theirs in float32: {medians[0] / medians[-1]:.2f}")
+    if len(config.precisions) > 1:
+        first, last = config.precisions[0], config.precisions[-1]
+        print(f"ratio, ours in {first} to theirs in {last}: {medians[0] / medians[-1]:.2f}")
 
 
 def groups(config: BenchConfig, collection: Collection) -> list[list[dict[str, Any]]]:

@@ -1,16 +1,21 @@
-"""Attention as two matrix products, for training in bfloat16 on a CPU.
+"""Attention for pairs of texts: over pairs laid end to end without padding, and as plain products on a CPU.
 
 PyTorch's fused attention has a backward pass on CPUs that does not use their matrix units: with pairs of 100 tokens
-it takes over half of a training step. Products of short matrices do, and the scores of short texts fit in the cache.
+it takes over half of a training step in bfloat16. Products of short matrices do, and the scores of short texts fit in
+the cache.
 """
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.utils import is_flash_attn_2_available
 
 NAME = "r2anker_matmul"
+HALF = (torch.float16, torch.bfloat16)
 
 
 def matmul_attention(
@@ -38,14 +43,120 @@ def matmul_attention(
     Returns:
         [pairs, tokens, heads, head size], and no weights.
     """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query * scaling, key.transpose(2, 3))
-    if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    # dtype given: autocast would otherwise copy every score to float32 and back
-    weights = torch.nn.functional.softmax(scores, dim=-1, dtype=scores.dtype)
-    weights = torch.nn.functional.dropout(weights, dropout, module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+    return _products(query, key, value, attention_mask, scaling, dropout * module.training).transpose(1, 2), None
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    max_length_k: int = 0,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """Attention within each of the pairs that lie end to end; where no pairs are marked, plain attention.
+
+    On CUDA one kernel takes all pairs: flash-attn if it is installed, else `torch.nn.attention.varlen`, or PyTorch's
+    nested tensors where attention weights are dropped out, which the former cannot do. Elsewhere pairs of equal
+    length, which lie side by side in a sorted batch, are one batched product: nothing is padded there either.
+
+    Args:
+        module: the layer; tells whether it trains.
+        query: [1, heads, tokens of all pairs, head size]; it may have other tokens than `key`.
+        key: like `query`.
+        value: like `key`.
+        attention_mask: of a padded batch.
+        scaling: default one over the root of the head size.
+        dropout: share of attention weights set to 0 in training.
+        sliding_window: a token sees those less than this far away; default all.
+        cu_seq_lens_q: [pairs + 1] where each pair's queries begin, then their number.
+        cu_seq_lens_k: the same for keys and values.
+        max_length_q: queries of the longest pair.
+        max_length_k: keys of the longest pair.
+        kwargs: what other implementations take.
+
+    Returns:
+        [1, tokens of all pairs, heads, head size], and no weights.
+    """
+    dropout = dropout * module.training
+    if cu_seq_lens_q is None or cu_seq_lens_k is None:
+        if attention_mask is None and sliding_window is not None:
+            attention_mask = _window(query, key, sliding_window)
+        return _dense(query, key, value, attention_mask, scaling, dropout, module.training).transpose(1, 2), None
+    one_kernel = query.is_cuda and query.dtype in HALF and query.shape[-1] % 8 == 0
+    if not one_kernel or (dropout and sliding_window and not is_flash_attn_2_available()):
+        starts = cu_seq_lens_q.tolist(), cu_seq_lens_k.tolist()
+        return by_length(query, key, value, *starts, scaling, dropout, sliding_window, module.training), None
+    tokens = [values[0].transpose(0, 1) for values in (query, key, value)]  # [tokens, heads, head size]
+    starts_and_longest = cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k
+    window = (-1, -1) if sliding_window is None else (sliding_window - 1, sliding_window - 1)
+    if is_flash_attn_2_available():
+        from flash_attn import flash_attn_varlen_func
+
+        options = {"dropout_p": dropout, "softmax_scale": scaling, "window_size": window}
+        output = flash_attn_varlen_func(*tokens, *starts_and_longest, **options)
+    elif dropout:
+        output = nested(*tokens, *starts_and_longest, scaling, dropout)
+    else:
+        from torch.nn.attention.varlen import varlen_attn
+
+        output = varlen_attn(*tokens, *starts_and_longest, scale=scaling, window_size=window)
+    return output[None], None
+
+
+def packed_mask(*args: object, attention_mask: torch.Tensor | None = None, **kwargs: object) -> torch.Tensor | None:
+    """No mask for a packed batch, which needs none; for a padded one that of PyTorch's attention."""
+    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+
+
+def by_length(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    starts_q: list[int],
+    starts_k: list[int],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    training: bool = False,
+) -> torch.Tensor:
+    """Attention within each pair, neighbours of equal length as one batch. Shapes as in `packed_attention`."""
+    sizes = [(starts_q[i + 1] - starts_q[i], starts_k[i + 1] - starts_k[i]) for i in range(len(starts_q) - 1)]
+    runs = [(size, len(list(members))) for size, members in groupby(sizes)]
+    rows_q, rows_k = ([size[side] * count for size, count in runs] for side in (0, 1))
+    parts = zip(runs, query.split(rows_q, dim=2), key.split(rows_k, dim=2), value.split(rows_k, dim=2), strict=True)
+    outputs = []
+    for ((length_q, length_k), count), q, k, v in parts:
+        q, k, v = _batched(q, count, length_q), _batched(k, count, length_k), _batched(v, count, length_k)
+        mask = None if sliding_window is None else _window(q, k, sliding_window)
+        outputs.append(_dense(q, k, v, mask, scaling, dropout, training).transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None]
+
+
+def nested(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    starts_q: torch.Tensor,
+    starts_k: torch.Tensor,
+    longest_q: int,
+    longest_k: int,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Attention within each pair by nested tensors: [tokens, heads, head size], the same for the output."""
+    q = torch.nested.nested_tensor_from_jagged(query, starts_q, max_seqlen=longest_q)
+    k, v = (torch.nested.nested_tensor_from_jagged(part, starts_k, max_seqlen=longest_k) for part in (key, value))
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    output = torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+    return output.transpose(1, 2).values()
 
 
 def use_matmul_attention(model: PreTrainedModel) -> None:
@@ -54,3 +165,33 @@ def use_matmul_attention(model: PreTrainedModel) -> None:
         AttentionInterface.register(NAME, matmul_attention)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)
+
+
+def _batched(values: torch.Tensor, count: int, length: int) -> torch.Tensor:
+    """[1, heads, count * length, head size] to [count, heads, length, head size]."""
+    return values[0].unflatten(1, (count, length)).transpose(0, 1)
+
+
+def _window(query: torch.Tensor, key: torch.Tensor, sliding_window: int) -> torch.Tensor:
+    """[queries, keys], True where a query's token is less than `sliding_window` away from the key's."""
+    rows, columns = (torch.arange(values.shape[2], device=query.device) for values in (query, key))
+    return (rows[:, None] - columns).abs() < sliding_window
+
+
+def _dense(query, key, value, mask, scaling, dropout, training) -> torch.Tensor:
+    """[pairs, heads, tokens, head size]: by products where they are faster, by PyTorch's attention elsewhere."""
+    # in training also without gradients: a gradient cache's two passes must drop the same weights
+    if query.device.type == "cpu" and training and query.dtype in HALF:
+        return _products(query, key, value, mask, scaling, dropout)
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
+
+
+def _products(query, key, value, mask, scaling, dropout) -> torch.Tensor:
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    # dtype given: autocast would otherwise copy every score to float32 and back
+    weights = torch.nn.functional.softmax(scores, dim=-1, dtype=scores.dtype)
+    weights = torch.nn.functional.dropout(weights, dropout) if dropout else weights
+    return torch.matmul(weights, value)

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from .records import InputError
+from .tokens import encode
+
+Text = str | Sequence[int] | np.ndarray
+"""A text, or its token ids without special tokens."""
 
 
 @dataclass
 class PairEncoder:
-    """Tokenises (query, document) pairs: [CLS] query [SEP] document [SEP], by the tokenizer's own template (Eq. 1).
+    """Token ids of (query, document) pairs: [CLS] query [SEP] document [SEP], by the tokenizer's own template (Eq. 1).
 
-    Truncation shortens the document. The query is shortened only where it alone exceeds its own limit; a fast
-    tokenizer would otherwise refuse such a pair (`only_second` cannot make it fit).
+    Each text is tokenised alone, once, and pairs are put together from the token ids; what comes out is what
+    `tokenizer(query, document, truncation="only_second")` gives. Truncation shortens the document. The query is
+    shortened only where it alone exceeds its own limit; a tokenizer would otherwise refuse such a pair.
 
     Args:
         tokenizer: a fast tokenizer.
@@ -35,59 +41,95 @@ class PairEncoder:
     def __post_init__(self):
         if not self.tokenizer.is_fast or self.tokenizer.pad_token is None:
             raise InputError(f"{self.tokenizer.name_or_path}: needs a fast tokenizer with a padding token")
-        room = self.max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
+        self.room = self.max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
         if self.max_query_length is None:
-            self.max_query_length = room // 2
-        if not 0 < self.max_query_length < room:
+            self.max_query_length = self.room // 2
+        if not 0 < self.max_query_length < self.room:
             raise InputError(
-                f"max_query_length {self.max_query_length} leaves no room for a document: choose 1 to {room - 1} "
+                f"max_query_length {self.max_query_length} leaves no room for a document: choose 1 to {self.room - 1} "
                 f"for max_length {self.max_length}"
             )
+        self._template = _template(self.tokenizer)
 
-    def __call__(self, queries: Sequence[str], documents: Sequence[str]) -> Mapping[str, list[list[int]]]:
+    def __call__(self, queries: Sequence[Text], documents: Sequence[Text]) -> dict[str, list[list[int]]]:
         """Token ids of each pair, not padded.
 
         Args:
-            queries: [pairs] texts.
-            documents: [pairs] texts.
+            queries: [pairs] texts, or token ids.
+            documents: [pairs] texts, or token ids.
 
         Returns:
             The tokenizer's model inputs, each a list of [pairs] lists of integers.
         """
-        short = {query: self._shortened(query) for query in dict.fromkeys(queries)}
-        return self.tokenizer(
-            [short[query] for query in queries],
-            list(documents),
-            truncation="only_second",
-            max_length=self.max_length,
-        )
+        lengths, inputs = self.batch(queries, documents)
+        return {
+            name: [row[:n].tolist() for row, n in zip(values, lengths, strict=True)] for name, values in inputs.items()
+        }
 
-    def _shortened(self, query: str) -> str:
-        """Cut at the end of the last token that fits; again, for the rare cut inside a word that splits into more."""
-        while True:
-            offsets = self.tokenizer(query, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            ends = [end for _, end in offsets["offset_mapping"]]
-            if len(ends) <= self.max_query_length:
-                return query
-            query = query[: min(ends[self.max_query_length - 1], len(query) - 1)]
+    def batch(
+        self, queries: Sequence[Text], documents: Sequence[Text]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Pairs as tensors: [pairs] lengths, and the model inputs [pairs, longest pair], padded on the right."""
+        known = self._tokenised([*queries, *documents])
+        pairs = [
+            self._cut(
+                known[query] if isinstance(query, str) else query, known[text] if isinstance(text, str) else text
+            )
+            for query, text in zip(queries, documents, strict=True)
+        ]
+        special = self.max_length - self.room
+        lengths = np.array([special + len(query) + len(document) for query, document in pairs], dtype=np.int64)
+        shape = len(pairs), int(lengths.max(initial=0))
+        ids = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        types = np.full(shape, self.tokenizer.pad_token_type_id, dtype=np.int64)
+        for row, pair in enumerate(pairs):
+            self._fill(ids[row], types[row], pair)
+        inputs = {"input_ids": ids, "token_type_ids": types, "attention_mask": np.arange(shape[1]) < lengths[:, None]}
+        given = {name: torch.from_numpy(values).long() for name, values in inputs.items() if name in self._names}
+        return torch.from_numpy(lengths), given
 
-    def pad(self, encoded: Mapping[str, list[list[int]]]) -> dict[str, torch.Tensor]:
-        """Model inputs as [pairs, longest pair] tensors."""
-        return dict(self.tokenizer.pad(encoded, return_tensors="pt"))
+    def lengths(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """[pairs] tokens of pairs whose texts have so many."""
+        queries = np.minimum(queries, self.max_query_length)
+        return self.max_length - self.room + queries + np.minimum(documents, self.room - queries)
+
+    @property
+    def _names(self) -> Sequence[str]:
+        return self.tokenizer.model_input_names
+
+    def _tokenised(self, texts: Sequence[Text]) -> dict[str, list[int]]:
+        unique = list(dict.fromkeys(text for text in texts if isinstance(text, str)))
+        return dict(zip(unique, encode(self.tokenizer, unique), strict=True))
+
+    def _cut(self, query: Sequence[int], document: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        from_left = self.tokenizer.truncation_side == "left"
+        over = max(0, len(query) - self.max_query_length)
+        query = query[over:] if from_left else query[: len(query) - over]
+        over = max(0, len(document) - (self.room - len(query)))
+        return query, (document[over:] if from_left else document[: len(document) - over])
+
+    def _fill(self, ids: np.ndarray, types: np.ndarray, pair: tuple[Sequence[int], Sequence[int]]) -> None:
+        place = 0
+        for part, kind in self._template:
+            tokens = pair[part] if isinstance(part, int) else part
+            ids[place : place + len(tokens)] = tokens
+            types[place : place + len(tokens)] = kind
+            place += len(tokens)
 
 
 @dataclass
 class GroupedListwiseCollator:
     """Collates groups (a query with its positive and negatives) of any sizes into one batch.
 
-    Takes features `{"query": str, "documents": [str, ...], "labels": [float, ...]}` and returns tensors whose first
-    axis is the queries, so that samplers, gathers and accumulation all count queries:
+    Takes features `{"query": str, "documents": [str, ...], "labels": [float, ...]}`, texts or their token ids, and
+    returns tensors whose first axis is the queries, so that samplers, gathers and accumulation all count queries:
 
     | key | shape | dtype |
     |---|---|---|
     | the tokenizer's inputs (`input_ids`, `attention_mask`, ...) | [queries, list_size, tokens] | int64 |
     | `labels` | [queries, list_size] | float32, 0 beyond a list's end |
     | `mask` | [queries, list_size] | int64, 1 for a real document |
+    | `sources`, if the features have it | [queries, list_size] | int64, bit i set: retriever i listed the document |
 
     `mask` is int64 because a boolean one cannot be gathered when the longest lists of two processes differ.
     """
@@ -98,10 +140,14 @@ class GroupedListwiseCollator:
         sizes = torch.tensor([len(feature["documents"]) for feature in features])
         mask = (torch.arange(int(sizes.max()))[None, :] < sizes[:, None]).long()
         queries = [feature["query"] for feature in features for _ in feature["documents"]]
-        pairs = self.encoder.pad(self.encoder(queries, [text for f in features for text in f["documents"]]))
+        _, pairs = self.encoder.batch(queries, [text for f in features for text in f["documents"]])
         batch = {name: _scatter(values, mask) for name, values in pairs.items()}
         labels = torch.tensor([label for feature in features for label in feature["labels"]], dtype=torch.float)
-        return {**batch, "labels": _scatter(labels, mask), "mask": mask}
+        batch |= {"labels": _scatter(labels, mask), "mask": mask}
+        if all("sources" in feature for feature in features):
+            sources = torch.tensor([source for feature in features for source in feature["sources"]])
+            batch["sources"] = _scatter(sources, mask)
+        return batch
 
 
 def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -109,3 +155,17 @@ def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     grouped = values.new_zeros(*mask.shape, *values.shape[1:])
     grouped[mask.bool()] = values
     return grouped
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> list[tuple[int | list[int], int]]:
+    """What the tokenizer makes of a pair: special tokens, 0 for the query's and 1 for the document's, with types."""
+    probe = tokenizer(["a"], ["a"], return_token_type_ids=True)
+    parts: list[tuple[int | list[int], int]] = []
+    for sequence, token, kind in zip(
+        probe.sequence_ids(0), probe["input_ids"][0], probe["token_type_ids"][0], strict=True
+    ):
+        if sequence is None:
+            parts.append(([token], kind))
+        elif parts[-1:] != [(sequence, kind)]:
+            parts.append((sequence, kind))
+    return parts

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from .attention import use_matmul_attention
-from .collator import GroupedListwiseCollator
+from .collator import GroupedListwiseCollator, Text
+from .gradient_cache import bytes_a_token, cached_backward
+from .health import COLLAPSED, Health, training_flops
 from .losses import kl_divergence, softmax_cross_entropy
 from .negatives.sampling import POLICIES, Sampling, draw_group, draw_ranked, permutation
+from .padding_free import batches, forward, is_padding_free, use_padding_free
 from .records import InputError
 
-# Pairs of like length that go through the model together. A CPU is busy with 32, and more would only pad more; a GPU
-# wants to be filled.
-PAIRS_A_FORWARD = {"cpu": 32}
-PAIRS_A_FORWARD_ELSEWHERE = 256
+# Tokens of like-long pairs that go through the model together. A CPU is busy with few, and more would only leave its
+# cache; a GPU wants to be filled.
+TOKENS_A_FORWARD = {"cpu": 4096}
+TOKENS_A_FORWARD_ELSEWHERE = 65536
 OBJECTIVES = ("labels", "retrievers")
 
 
@@ -85,6 +91,16 @@ class ListwiseConfig(TrainingArguments):
     mixed_precision: str = field(
         default="auto", metadata={"help": "auto (bf16 where the hardware has it in matrix units), no, bf16 or fp16."}
     )
+    memory_budget: float | None = field(
+        default=None,
+        metadata={
+            "help": "GiB a device for what the backward pass needs; a batch that needs more goes through a gradient "
+            "cache, in chunks that fit: any group size, the same gradients, a third more work. Default: no limit."
+        },
+    )
+    peak_tflops: float | None = field(
+        default=None, metadata={"help": "Peak of one device, for the log's mfu; known for usual GPUs."}
+    )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
     ddp_broadcast_buffers: bool | None = field(
         default=False, metadata={"help": "Rankers have no buffers that training changes."}
@@ -98,6 +114,8 @@ class ListwiseConfig(TrainingArguments):
             raise InputError(f"temperature is {self.temperature}, but must be above 0")
         if self.num_negatives < 1:
             raise InputError(f"num_negatives is {self.num_negatives}, but must be at least 1")
+        if self.memory_budget is not None and self.memory_budget <= 0:
+            raise InputError(f"memory_budget is {self.memory_budget} GiB, but must be above 0")
         if not (self.bf16 or self.fp16):
             precision = _fastest_precision() if self.mixed_precision == "auto" else self.mixed_precision
             if precision not in ("no", "bf16", "fp16"):
@@ -131,13 +149,21 @@ class TrainingGroups(Dataset):
 
     Args:
         rows: candidates, each with `query_id`, `query`, `positive_ids` and `candidates` (see negatives.candidates).
-        text: passage by document id.
+        text: passage by document id, or its token ids.
         config: `num_negatives`, `seed` and all that `ListwiseConfig.sampling` reads.
+        query: query by query id, or its token ids; default the row's text.
     """
 
-    def __init__(self, rows: Any, text: Callable[[str], str], config: ListwiseConfig):
-        self.rows, self.text, self.config = rows, text, config
+    def __init__(
+        self,
+        rows: Any,
+        text: Callable[[str], Text],
+        config: ListwiseConfig,
+        query: Callable[[str], Text] | None = None,
+    ):
+        self.rows, self.text, self.config, self.query = rows, text, config, query
         self.sampling = config.sampling()
+        self.retrievers = [ranked["retriever"] for ranked in rows[0]["candidates"]] if len(rows) else []
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,7 +172,17 @@ class TrainingGroups(Dataset):
         epoch, index = item
         row = self.rows[int(index)]
         doc_ids, labels = (self._judged if self.config.objective == "labels" else self._ranked)(row, epoch)
-        return {"query": row["query"], "documents": [self.text(doc_id) for doc_id in doc_ids], "labels": labels}
+        return {
+            "query": self.query(row["query_id"]) if self.query else row["query"],
+            "documents": [self.text(doc_id) for doc_id in doc_ids],
+            "labels": labels,
+            "sources": self._sources(row, doc_ids),
+        }
+
+    def _sources(self, row: Mapping[str, Any], doc_ids: Sequence[str]) -> list[int]:
+        """Of each document, bit i set where retriever i listed it."""
+        lists = [set(ranked["doc_ids"][: self.config.depth]) for ranked in row["candidates"]]
+        return [sum((doc_id in listed) << number for number, listed in enumerate(lists)) for doc_id in doc_ids]
 
     def _judged(self, row: Mapping[str, Any], epoch: int) -> tuple[list[str], list[float]]:
         config = self.config
@@ -224,8 +260,10 @@ class ListwiseTrainer(Trainer):
             for module in model.modules():
                 if isinstance(module, torch.nn.Dropout):
                     module.p = args.dropout
-        if args.bf16 and args.device.type == "cpu":
+        if not use_padding_free(model) and args.bf16 and args.device.type == "cpu":
             use_matmul_attention(model)
+        self.health = Health(train_dataset.retrievers, args.device, args.peak_tflops)
+        self.chunk_tokens = 0  # of the gradient cache; found at the first step
         super().__init__(
             model=model,
             args=args,
@@ -242,14 +280,75 @@ class ListwiseTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean over the batch's queries of each group's softmax cross-entropy, or divergence from fused scores."""
-        inputs = dict(inputs)
-        labels, mask = inputs.pop("labels"), inputs.pop("mask")
-        scores = score_groups(model, inputs, mask)
-        if self.args.objective == "labels":
-            loss = softmax_cross_entropy(scores, labels, mask).mean()
-        else:
-            loss = kl_divergence(scores, labels, mask, self.args.temperature).mean()
+        groups = _Groups(model, inputs, self._forward_tokens)
+        scores = groups.scattered(torch.cat([chunk() for chunk in groups.chunks]))
+        self._observe(model, groups, scores)
+        loss = self._loss(scores, groups)
         return (loss, {"scores": scores}) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As the Trainer's; with a memory budget, through a gradient cache where the batch exceeds it."""
+        if self.args.memory_budget is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        if not self.chunk_tokens:
+            self.chunk_tokens = self._tokens_within_budget(model)
+        groups = _Groups(model, self._prepare_inputs(inputs), self.chunk_tokens)
+        if len(groups.chunks) == 1:
+            return super().training_step(model, inputs, num_items_in_batch)
+        steps = self.current_gradient_accumulation_steps
+        loss, logits = cached_backward(
+            groups.chunks,
+            lambda logits: self._loss(groups.scattered(logits), groups) / steps,
+            self.accelerator.backward,
+            lambda: self.accelerator.no_sync(model),
+        )
+        self._observe(model, groups, groups.scattered(logits))
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add health figures to each line about training (see `Health.figures`), and warn of a collapse."""
+        if "loss" in logs:
+            figures = self.health.figures(self.accelerator.reduce, self.args.world_size)
+            self.health.reset()
+            spread, step = figures.get("score_spread", 1.0), self.state.global_step
+            if spread < COLLAPSED and step > self.args.get_warmup_steps(self.state.max_steps):
+                warnings.warn(
+                    f"step {step}: scores have collapsed, the documents of a group differ by {spread:.1e} in logit; "
+                    "lower learning_rate, or raise warmup_steps",
+                    stacklevel=2,
+                )
+            logs = {**logs, **figures}
+        super().log(logs, start_time)
+
+    @property
+    def _forward_tokens(self) -> int:
+        return self.chunk_tokens or TOKENS_A_FORWARD.get(self.args.device.type, TOKENS_A_FORWARD_ELSEWHERE)
+
+    def _loss(self, scores: torch.Tensor, groups: _Groups) -> torch.Tensor:
+        if self.args.objective == "labels":
+            return softmax_cross_entropy(scores, groups.labels, groups.mask).mean()
+        return kl_divergence(scores, groups.labels, groups.mask, self.args.temperature).mean()
+
+    def _observe(self, model: torch.nn.Module, groups: _Groups, scores: torch.Tensor) -> None:
+        longest = [int(groups.lengths[part].max()) * len(part) for part in groups.parts]
+        tokens = int(groups.lengths.sum())
+        computed = tokens if is_padding_free(model) else sum(longest)
+        flops = training_flops(model, torch.from_numpy(groups.lengths)) if self.health.peak_tflops else 0.0
+        given = groups.labels, groups.mask, groups.sources
+        self.health.observe(scores.detach(), *given, tokens=tokens, computed=computed, flops=flops)
+
+    def _tokens_within_budget(self, model: torch.nn.Module) -> int:
+        """The chunk whose graph fills the memory budget, measured on pairs of full length that say nothing."""
+        length = self.data_collator.encoder.max_length
+
+        def run(pairs: int) -> torch.Tensor:
+            ids = torch.ones(pairs, length, dtype=torch.long, device=self.args.device)
+            return forward(model, {"input_ids": ids}, torch.full((pairs,), length, device=self.args.device))
+
+        with self.accelerator.no_sync(model):
+            held = bytes_a_token(run, length, list(model.parameters()))
+        return max(length, int(self.args.memory_budget * 2**30 / held))
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Dev measures of the model as it stands, under their names after `eval_`."""
@@ -262,28 +361,51 @@ class ListwiseTrainer(Trainer):
         return metrics
 
 
-def score_groups(
-    model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, pairs: int | None = None
-) -> torch.Tensor:
-    """Score the real documents of each group, pairs of like length together so that little is padded.
+class _Groups:
+    """A batch of groups as chunks of pairs of like length.
 
     Args:
-        model: returns an object with `logits` of shape [pairs, 1].
+        model: a sequence classifier with one label.
+        inputs: what `GroupedListwiseCollator` returns.
+        tokens: of a chunk, padding included.
+    """
+
+    def __init__(self, model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], tokens: int):
+        rest = dict(inputs)
+        self.labels, self.mask, self.sources = rest.pop("labels", None), rest.pop("mask"), rest.pop("sources", None)
+        self.real = self.mask.bool()
+        flat = {name: values[self.real] for name, values in rest.items()}
+        lengths = flat["attention_mask"].sum(dim=-1)
+        self.lengths = lengths.cpu().numpy()
+        self.parts = batches(self.lengths, tokens)
+        self.order = torch.from_numpy(np.concatenate(self.parts)).to(lengths.device).argsort()
+        rows = [torch.from_numpy(part).to(lengths.device) for part in self.parts]
+        self.chunks = [partial(_score, model, flat, lengths, part) for part in rows]
+
+    def scattered(self, logits: torch.Tensor) -> torch.Tensor:
+        """The [pairs] logits of all chunks as [queries, list_size], 0 where there is no document."""
+        scores = torch.zeros(self.mask.shape, dtype=logits.dtype, device=logits.device)
+        return scores.masked_scatter(self.real, logits[self.order])
+
+
+def _score(model, flat: Mapping[str, torch.Tensor], lengths: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    return forward(model, {name: values[part] for name, values in flat.items()}, lengths[part])
+
+
+def score_groups(
+    model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, tokens: int | None = None
+) -> torch.Tensor:
+    """Score the real documents of each group, pairs of like length together so that little is padded, or nothing.
+
+    Args:
+        model: a sequence classifier with one label.
         inputs: tensors [queries, list_size, tokens], `attention_mask` among them.
         mask: [queries, list_size], nonzero for a real document.
-        pairs: pairs that go through the model at once; default by device.
+        tokens: tokens that go through the model at once; default by device.
 
     Returns:
         [queries, list_size] logits, 0 where there is no document.
     """
-    pairs = pairs or PAIRS_A_FORWARD.get(mask.device.type, PAIRS_A_FORWARD_ELSEWHERE)
-    real = mask.bool()
-    flat = {name: values[real] for name, values in inputs.items()}
-    lengths = flat["attention_mask"].sum(dim=-1)
-    order = lengths.argsort(stable=True)
-    logits = []
-    for chunk in order.split(pairs):
-        longest = int(lengths[chunk].max())
-        logits.append(model(**{name: values[chunk, :longest] for name, values in flat.items()}).logits[:, 0])
-    scores = torch.cat(logits)[order.argsort()]
-    return torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_scatter(real, scores)
+    tokens = tokens or TOKENS_A_FORWARD.get(mask.device.type, TOKENS_A_FORWARD_ELSEWHERE)
+    groups = _Groups(model, {**inputs, "mask": mask}, tokens)
+    return groups.scattered(torch.cat([chunk() for chunk in groups.chunks]))

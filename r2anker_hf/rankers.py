@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import (
     AutoModelForSequenceClassification,
@@ -22,13 +24,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .collator import PairEncoder
+from .collator import PairEncoder, Text
 from .collection import Collection
+from .padding_free import batches, forward, use_padding_free
 from .records import InputError
 from .run import Run
+from .tokens import Tokens, encode
 
 IDENTITY = "torch.nn.modules.linear.Identity"
 BUFFER = 4096  # pairs tokenised and sorted by length together: bounds memory, keeps batches of like length
+BATCH_SIZE = {"cpu": 32}  # a CPU's cache holds no more; a GPU wants to be filled
+BATCH_SIZE_ELSEWHERE = 512
+SHARD = 64  # batches whose scores reach the disk together: what a killed reranking loses at most
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -40,7 +47,8 @@ class CrossEncoderRanker:
         tokenizer: its fast tokenizer.
         max_length: tokens of a pair.
         max_query_length: tokens of a query; default half of a pair.
-        batch_size: pairs that go through the model at once.
+        batch_size: pairs of full length that go through the model at once; of shorter ones as many more as have the
+            same number of tokens. Default by device.
         dtype: precision of the forward pass; `torch.bfloat16` is several times faster on hardware that has it, at
             about two correct digits, so measured figures use float32.
     """
@@ -51,13 +59,15 @@ class CrossEncoderRanker:
         tokenizer: PreTrainedTokenizerBase,
         max_length: int = 128,
         max_query_length: int | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         dtype: torch.dtype = torch.float32,
     ):
         if model.config.num_labels != 1:
             raise InputError(f"{model.name_or_path}: a ranker has one label, this model has {model.config.num_labels}")
-        self.model, self.tokenizer, self.batch_size, self.dtype = model, tokenizer, batch_size, dtype
+        self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
+        self.batch_size = batch_size or BATCH_SIZE.get(model.device.type, BATCH_SIZE_ELSEWHERE)
         self.encoder = PairEncoder(tokenizer, max_length, max_query_length)
+        use_padding_free(model)
 
     @classmethod
     def from_pretrained(
@@ -120,19 +130,29 @@ class CrossEncoderRanker:
         with tqdm(total=total, unit="pair", disable=not progress, desc="rerank") as bar:
             for buffer in _buffers(pairs, BUFFER):
                 scores.append(self._score_buffer(buffer, bar))
-        result = np.concatenate(scores) if scores else np.zeros(0, np.float32)
-        if np.isnan(result).any():
-            raise InputError(f"{self.model.name_or_path}: scores are NaN; the weights or the precision are broken")
-        return result
+        return np.concatenate(scores) if scores else np.zeros(0, np.float32)
 
-    def rerank(self, run: Run, collection: Collection, depth: int = 1000, progress: bool = False) -> Run:
+    def rerank(
+        self,
+        run: Run,
+        collection: Collection,
+        depth: int = 1000,
+        progress: bool = False,
+        folder: str | os.PathLike | None = None,
+    ) -> Run:
         """Order the top `depth` documents of each of the collection's queries anew; deeper ones are left out.
+
+        Every text is tokenised once, before the first batch; batches are of pairs of like length out of all queries.
+        Several processes of one launch share them; all must call this, and every one gets the whole run, which is the
+        same whatever their number.
 
         Args:
             run: a first stage.
             collection: texts of queries and documents; queries of the run that it lacks are left out.
             depth: documents reranked a query (the paper: 1000).
             progress: show a bar.
+            folder: where tokens and finished scores go, so that a killed reranking goes on when it is called again
+                with the same arguments; default a temporary folder.
 
         Returns:
             A run with the ranker's logits as scores. Ties are broken by document id, as in every run.
@@ -144,10 +164,11 @@ class CrossEncoderRanker:
         if not known:
             raise InputError(f"run {run.name!r} and {collection.name} ({collection.split}) have no query in common")
         keys = [(query_id, document.doc_id) for query_id in known for document in run[query_id][:depth]]
-        texts = ((collection.queries[query_id], collection.corpus.text(doc_id)) for query_id, doc_id in keys)
         lists: dict[str, list[tuple[str, float]]] = {query_id: [] for query_id in known}
-        for (query_id, doc_id), score in zip(keys, self.score(texts, progress, len(keys)), strict=True):
-            lists[query_id].append((doc_id, float(score)))
+        with _shared_folder(folder) as shared:
+            for (query_id, doc_id), score in zip(keys, self._scores(keys, collection, shared, progress), strict=True):
+                lists[query_id].append((doc_id, float(score)))
+            PartialState().wait_for_everyone()  # nobody removes what another still reads
         return Run(lists, name=f"{run.name}+ranker")
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
@@ -179,40 +200,81 @@ class CrossEncoderRanker:
             },
         )
 
+    def _scores(
+        self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, progress: bool
+    ) -> np.ndarray:
+        """[keys] scores of (query id, document id), by way of shards in `folder`."""
+        state = PartialState()
+        doc_ids = list(dict.fromkeys(doc_id for _, doc_id in keys))
+        texts = (collection.corpus.text(doc_id) for doc_id in doc_ids)
+        with state.main_process_first():
+            documents = Tokens.build(doc_ids, texts, self.tokenizer, folder / "tokens", self.encoder.max_length)
+        query_ids = list(dict.fromkeys(query_id for query_id, _ in keys))
+        encoded = encode(self.tokenizer, [collection.queries[query_id] for query_id in query_ids])
+        queries = dict(zip(query_ids, encoded, strict=True))
+        lengths = self.encoder.lengths(
+            np.array([len(queries[query_id]) for query_id, _ in keys]),
+            np.array([documents.length(doc_id) for _, doc_id in keys]),
+        )
+        parts = batches(lengths, self.batch_size * self.encoder.max_length)
+        shards = [parts[start : start + SHARD] for start in range(0, len(parts), SHARD)]
+        with tqdm(total=len(keys), unit="pair", disable=not (progress and state.is_main_process)) as bar:
+            for number in range(state.process_index, len(shards), state.num_processes):
+                path = folder / f"scores-{number:06d}.npy"
+                if not path.exists():
+                    pairs = (
+                        [(queries[q], documents[d]) for q, d in (keys[i] for i in part)] for part in shards[number]
+                    )
+                    _save(path, self._logits(pairs))
+                bar.update(sum(map(len, shards[number])))
+        state.wait_for_everyone()
+        scores = np.empty(len(keys), np.float32)
+        for number, shard in enumerate(shards):
+            scores[np.concatenate(shard)] = np.load(folder / f"scores-{number:06d}.npy")
+        return scores
+
     def _score_buffer(self, pairs: Sequence[tuple[str, str]], bar: tqdm) -> np.ndarray:
-        encoded = self.encoder([query for query, _ in pairs], [document for _, document in pairs])
-        lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        tokens = dict(zip(texts, encode(self.tokenizer, texts), strict=True))
+        sizes = np.array([[len(tokens[text]) for text in pair] for pair in pairs])
+        parts = batches(self.encoder.lengths(*sizes.T), self.batch_size * self.encoder.max_length)
         scores = np.empty(len(pairs), np.float32)
-        order = np.argsort(-lengths, kind="stable")  # the longest first: a lack of memory shows at once
-        for start in range(0, len(pairs), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            scores[chosen] = self._logits({name: [values[i] for i in chosen] for name, values in encoded.items()})
-            bar.update(len(chosen))
+        logits = self._logits([(tokens[pairs[i][0]], tokens[pairs[i][1]]) for i in part] for part in parts)
+        scores[np.concatenate(parts)] = logits
+        bar.update(len(pairs))
         return scores
 
     @torch.inference_mode()
-    def _logits(self, encoded: Mapping[str, list[list[int]]]) -> np.ndarray:
+    def _logits(self, parts: Iterable[Sequence[tuple[Text, Text]]]) -> np.ndarray:
+        """Logits of batches of pairs, one after the other."""
         device = self.model.device
-        inputs = {name: values.to(device) for name, values in self.encoder.pad(encoded).items()}
         self.model.eval()
+        logits = []
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.model(**inputs).logits[:, 0].float().cpu().numpy()
+            for pairs in parts:  # read from the device at the end alone, so that it never waits for the next batch
+                lengths, inputs = self.encoder.batch(*zip(*pairs, strict=True))
+                logits.append(forward(self.model, inputs, lengths).float())
+        result = torch.cat(logits).cpu().numpy()
+        if np.isnan(result).any():
+            raise InputError(f"{self.model.name_or_path}: scores are NaN; the weights or the precision are broken")
+        return result
 
 
-def rerank_distributed(
-    ranker: CrossEncoderRanker, run: Run, collection: Collection, depth: int, progress: bool = False
-) -> Run:
-    """`CrossEncoderRanker.rerank` with the queries shared out over the processes; every process gets the whole run.
+@contextmanager
+def _shared_folder(folder: str | os.PathLike | None) -> Iterator[Path]:
+    """The folder given, or a temporary one that the main process makes and removes."""
+    if folder is not None:
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(broadcast_object_list([scratch])[0])
 
-    All processes of a launch must call it. On one process it is `rerank`.
-    """
-    state = PartialState()
-    if state.num_processes == 1:
-        return ranker.rerank(run, collection, depth, progress)
-    known = [query_id for query_id in run if query_id in collection.queries]
-    share = Run({query_id: run[query_id] for query_id in known[state.process_index :: state.num_processes]}, run.name)
-    mine = ranker.rerank(share, collection, depth, progress and state.is_main_process) if share else share
-    return Run.merge(gather_object([mine]), name=f"{run.name}+ranker")
+
+def _save(path: Path, scores: np.ndarray) -> None:
+    unfinished = path.with_name(f".{path.name}.partial")
+    with open(unfinished, "wb") as file:
+        np.save(file, scores)
+    os.replace(unfinished, path)
 
 
 def _check_folder(model: str | os.PathLike) -> None:

@@ -4,11 +4,12 @@
         --output_dir D
 
 With MiniLM at 128 tokens some 100 pairs a second in float32 and 200 in bfloat16 on two CPU cores; several processes
-share the queries.
+share the pairs. A killed reranking goes on where it was when the same command is given again.
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Literal
 
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
-from r2anker_hf.rankers import CrossEncoderRanker, rerank_distributed
+from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.run import Run
 from r2anker_hf.stage import reference, run_stage
 
@@ -33,7 +34,9 @@ class RerankingConfig:
     use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})
     collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
     depth: int = field(default=1000, metadata={"help": "Documents reranked a query (the paper: 1000)."})
-    batch_size: int = field(default=64, metadata={"help": "Pairs scored at once."})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Pairs of full length scored at once (more short ones); default by device."}
+    )
     dtype: Literal["float32", "bfloat16"] = field(
         default="float32", metadata={"help": "float32, or bfloat16: faster, scores with about two correct digits."}
     )
@@ -64,9 +67,11 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
         dtype=getattr(torch, config.dtype),
         device=state.device,
     )
-    run = rerank_distributed(ranker, Run.read_trec(config.run), collection, config.depth, progress=True)
+    work = folder / "work"
+    run = ranker.rerank(Run.read_trec(config.run), collection, config.depth, progress=True, folder=work)
     if state.is_main_process:
         run.write_trec(folder / "run.trec")
+        shutil.rmtree(work)
 
 
 if __name__ == "__main__":

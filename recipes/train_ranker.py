@@ -4,8 +4,8 @@
 
 Every option of transformers' TrainingArguments is an option here. With --collection and --dev_run, reranking that
 run of the dev split chooses the checkpoint. A killed training goes on from its last checkpoint when the same command
-is given again. On two CPU cores with AMX and MiniLM some 80 pairs a
-second; GPUs were not measured.
+is given again. --memory_budget trains groups of any size in that many GiB, --gradient_checkpointing makes graphs
+smaller, --lora_rank trains adapters alone, --report_to takes what transformers knows (trackio among it).
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
-from r2anker_hf.collator import GroupedListwiseCollator
+from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
 from r2anker_hf.collection import load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
+from r2anker_hf.lora import merged, with_lora
 from r2anker_hf.measures import evaluate_run, means
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
-from r2anker_hf.rankers import CrossEncoderRanker, rerank_distributed
+from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.run import Run
 from r2anker_hf.stage import reference, run_stage
+from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens
 
 
 @dataclass
@@ -42,6 +45,10 @@ class RankerConfig:
     negatives_split: str = field(default="train", metadata={"help": "Split of the candidates."})
     max_length: int = field(default=128, metadata={"help": "Tokens of a pair (appendix C)."})
     max_query_length: int | None = field(default=None, metadata={"help": "Tokens of a query; default half a pair."})
+    lora_rank: int = field(
+        default=0, metadata={"help": "Rank of low-rank adapters, merged into the saved ranker; 0 trains all weights."}
+    )
+    lora_alpha: float | None = field(default=None, metadata={"help": "Their scale; default twice the rank."})
     collection: str | None = field(default=None, metadata={"help": "Its dev split chooses the checkpoint."})
     collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
     revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
@@ -74,33 +81,49 @@ def train(config: RankerConfig, training: ListwiseConfig, folder: Path) -> None:
         device=training.device,
         dtype=torch.bfloat16 if training.bf16 else torch.float32,
     )
-    trainer = make_trainer(config, training, candidates, ranker, folder / "checkpoints")
+    if config.lora_rank:
+        ranker.model = with_lora(ranker.model, config.lora_rank, config.lora_alpha)
+    trainer = make_trainer(config, training, candidates, ranker, folder)
     (folder / "checkpoints").mkdir(exist_ok=True)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")))
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        ranker.model = merged(trainer.accelerator.unwrap_model(trainer.model))
         ranker.save_pretrained(folder)
-        shutil.rmtree(folder / "checkpoints")
+        for name in ("checkpoints", "tokens"):
+            shutil.rmtree(folder / name)
 
 
 def make_trainer(
     config: RankerConfig, training: ListwiseConfig, candidates: Candidates, ranker: CrossEncoderRanker, folder: Path
 ) -> ListwiseTrainer:
-    """The trainer of a configuration; its checkpoints go into `folder`."""
-    training.output_dir = str(folder)
+    """The trainer of a configuration; its checkpoints and the token ids of all texts go into `folder`."""
+    training.output_dir = str(folder / "checkpoints")
     measure = dev_measure(config, ranker)
     if measure:
         training.load_best_model_at_end = True
         training.metric_for_best_model = config.dev_measure
         training.greater_is_better = True
+    with training.main_process_first():
+        documents, queries = tokenised(candidates, ranker.encoder, folder / "tokens")
     return ListwiseTrainer(
         ranker.model,
         training,
-        TrainingGroups(candidates.rows, candidates.corpus.text, training),
+        TrainingGroups(candidates.rows, documents.__getitem__, training, queries.__getitem__),
         GroupedListwiseCollator(ranker.encoder),
         measure,
         processing_class=ranker.tokenizer,
     )
+
+
+def tokenised(candidates: Candidates, encoder: PairEncoder, folder: Path) -> tuple[Tokens, Tokens]:
+    """Token ids of all documents and of all training queries, made once."""
+    corpus, rows = candidates.corpus, candidates.rows
+    blocks = (corpus.texts(start, start + TEXTS_AT_ONCE) for start in range(0, len(corpus), TEXTS_AT_ONCE))
+    given = encoder.tokenizer, folder / "documents", encoder.max_length
+    documents = Tokens.build(corpus.ids, chain.from_iterable(blocks), *given)
+    given = encoder.tokenizer, folder / "queries", encoder.max_length
+    return documents, Tokens.build(list(rows["query_id"]), rows["query"], *given)
 
 
 def dev_measure(config: RankerConfig, ranker: CrossEncoderRanker) -> Callable | None:
@@ -114,7 +137,7 @@ def dev_measure(config: RankerConfig, ranker: CrossEncoderRanker) -> Callable | 
 
     def measure(model: PreTrainedModel) -> Mapping[str, float]:
         ranker.model = model
-        reranked = rerank_distributed(ranker, run, collection, config.dev_depth)
+        reranked = ranker.rerank(run, collection, config.dev_depth)
         return means(evaluate_run(collection.qrels, reranked, [config.dev_measure]))
 
     return measure

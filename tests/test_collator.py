@@ -1,5 +1,6 @@
 """Pairs are what the tokenizer's own template makes of them, and groups of any sizes make one batch."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from transformers import AutoTokenizer
 
 from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
 from r2anker_hf.records import InputError
+from r2anker_hf.tokens import Tokens, encode
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +76,77 @@ def test_limits_that_leave_no_room_are_refused(tokenizer):
     tokenizer.pad_token = None
     with pytest.raises(InputError, match="padding token"):
         PairEncoder(tokenizer)
+
+
+def _tokenizers(tokenizer):
+    """A tokenizer of each kind that the supported architectures have: BERT's, RoBERTa's and XLM-R's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["the red cat and a blue fish", "stone house", "what is the river water", "ünï cödé 漢字 ٣"] * 3
+    named = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    # XLM-R: pieces with a mark before each word
+    unigram = Tokenizer(models.Unigram())
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    unigram.train_from_iterator(
+        words, trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
+    )
+    unigram.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    # RoBERTa, ModernBERT: bytes
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        words,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    bpe.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    inputs = {"model_input_names": ["input_ids", "attention_mask"]}
+    left = AutoTokenizer.from_pretrained(tokenizer.name_or_path, truncation_side="left")
+    return {
+        "bert": tokenizer,
+        "bert, left": left,
+        "roberta": PreTrainedTokenizerFast(tokenizer_object=bpe, **named, **inputs),
+        "xlm-roberta": PreTrainedTokenizerFast(tokenizer_object=unigram, **named, **inputs),
+    }
+
+
+@pytest.fixture(scope="module", params=["bert", "bert, left", "roberta", "xlm-roberta"])
+def any_tokenizer(request, tokenizer):
+    return _tokenizers(tokenizer)[request.param]
+
+
+@settings(max_examples=100, deadline=None)
+@given(query=st.text(max_size=20), document=st.text(max_size=80))
+def test_tokens_of_texts_make_the_tokenizer_s_own_pairs(any_tokenizer, query, document):
+    encoder = PairEncoder(any_tokenizer, max_length=40, max_query_length=30)
+    tokens = encode(any_tokenizer, [query, document])
+    if len(tokens[0]) <= 30:
+        expected = dict(any_tokenizer([query], [document], truncation="only_second", max_length=40))
+        assert encoder([query], [document]) == expected == encoder(tokens[:1], tokens[1:])
+        lengths = encoder.lengths(*(np.array([len(part)]) for part in tokens))
+        assert lengths.tolist() == [len(expected["input_ids"][0])]
+
+
+def test_tokens_lie_on_disk_and_are_written_once(tokenizer, tmp_path, monkeypatch):
+    texts = ["the cat", "", "stone house " * 20, "[SEP] dog"]
+    monkeypatch.setattr("r2anker_hf.tokens.TEXTS_AT_ONCE", 3)
+    first = Tokens.build(list("abcd"), texts, tokenizer, tmp_path / "tokens", limit=7)
+    again = Tokens.build(list("abcd"), None, tokenizer, tmp_path / "tokens", limit=7)  # nothing may be read
+    for tokens in (first, again):
+        assert isinstance(tokens.values, np.memmap) and tokens.values.dtype == np.uint16
+        assert [tokens[name].tolist() for name in "abcd"] == [part[:7] for part in encode(tokenizer, texts)]
+        assert tokens.length("b") == 0
+    left = AutoTokenizer.from_pretrained(tokenizer.name_or_path, truncation_side="left")
+    kept = Tokens.build(["c"], texts[2:3], left, tmp_path / "left", limit=3)["c"]
+    assert kept.tolist() == encode(tokenizer, texts[2:3])[0][-3:]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from listwise_toy import losses, rows, text, trainer
 from torch.utils.data import DataLoader
+from transformers import AutoModelForSequenceClassification
 
 from r2anker_hf.attention import matmul_attention, use_matmul_attention
 from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
@@ -125,9 +126,9 @@ def test_scores_of_a_group_are_those_of_its_pairs_one_by_one(tiny_model):
     batch = GroupedListwiseCollator(PairEncoder(ranker.tokenizer))(features)
     mask = batch.pop("mask")
     batch.pop("labels")
-    for pairs in (1, 3, 64):
+    for tokens in (1, 40, 4096):
         with torch.inference_mode():
-            scores = score_groups(ranker.model, batch, mask, pairs)
+            scores = score_groups(ranker.model, batch, mask, tokens)
         for row, feature in enumerate(features):
             singles = ranker.score([("cat", document) for document in feature["documents"]])
             assert scores[row, : len(singles)].tolist() == pytest.approx(singles.tolist(), abs=1e-5)
@@ -135,12 +136,14 @@ def test_scores_of_a_group_are_those_of_its_pairs_one_by_one(tiny_model):
 
 
 def test_matmul_attention_is_the_model_s_own(tiny_model):
-    ranker = CrossEncoderRanker.from_pretrained(tiny_model, device="cpu")
-    pairs = [("cat", "the cat " * length) for length in (1, 7, 20)]
-    expected = ranker.score(pairs)
-    use_matmul_attention(ranker.model)
-    assert ranker.model.config._attn_implementation != "sdpa"
-    assert ranker.score(pairs).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model).eval()
+    inputs = {"input_ids": torch.randint(5, 60, (3, 20)), "attention_mask": torch.ones(3, 20, dtype=torch.long)}
+    inputs["attention_mask"][1:, 7:] = 0
+    expected = model(**inputs).logits
+    assert expected.std() > 1e-3
+    use_matmul_attention(model)
+    assert model.config._attn_implementation == "r2anker_matmul"
+    assert torch.allclose(model(**inputs).logits, expected, atol=1e-5)
 
 
 def test_matmul_attention_has_the_gradient_of_pytorch_s():

@@ -1,0 +1,175 @@
+"""Cross-encoders without padding: pairs laid end to end, attention within each, the head on each first token.
+
+Two exact savings over the padded forward pass of transformers. No token of padding is computed; and of the last layer,
+whose output the head reads at the first token alone, only that token's row is (one layer in twelve of BERT-base, one
+in six of MiniLM), in training as in inference.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .attention import packed_attention, packed_mask
+
+NAME = "r2anker_padding_free"
+
+# Where each architecture keeps its layers. Those whose layers are built as BERT's also skip the last layer's rows.
+LAYERS = {
+    "bert": "bert.encoder.layer",
+    "ernie": "ernie.encoder.layer",
+    "electra": "electra.encoder.layer",
+    "roberta": "roberta.encoder.layer",
+    "xlm-roberta": "roberta.encoder.layer",
+    "distilbert": "distilbert.transformer.layer",
+    "modernbert": "model.layers",
+}
+BUILT_AS_BERT = ("bert", "ernie", "electra", "roberta", "xlm-roberta")
+COUNT_FROM_PADDING_ID = ("roberta", "xlm-roberta")  # their first position is the padding token's id + 1
+
+
+def use_padding_free(model: PreTrainedModel) -> bool:
+    """Let `forward` run this model without padding. A plain, padded call still works and gives the same.
+
+    Args:
+        model: a sequence classifier that reads its first token.
+
+    Returns:
+        False, with a warning that says why, for a model that `forward` pads.
+    """
+    if is_padding_free(model):
+        return True
+    kind = model.config.model_type
+    if kind not in LAYERS or getattr(model.config, "classifier_pooling", "cls") != "cls":
+        reason = f"its model_type is {kind!r}" if kind not in LAYERS else "it pools by the mean"
+        warnings.warn(f"{model.name_or_path}: runs with padding, {reason}; without: {', '.join(LAYERS)}", stacklevel=2)
+        return False
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, packed_mask)
+    model.set_attn_implementation(NAME)
+    last = model.get_submodule(LAYERS[kind])[-1]
+    run = _first_tokens_as_bert if kind in BUILT_AS_BERT else _first_tokens
+    last.forward = partial(run, last)
+    return True
+
+
+def is_padding_free(model: Any) -> bool:
+    """Whether `use_padding_free` took effect on the model, also where DDP or peft wrap it."""
+    return getattr(model, "module", model).config._attn_implementation == NAME
+
+
+def forward(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], lengths: torch.Tensor) -> torch.Tensor:
+    """Logits of pairs of tokens, without padding where the model can do so.
+
+    Args:
+        model: a sequence classifier with one label.
+        inputs: tensors [pairs, tokens], padded on the right with anything: `input_ids`, perhaps `token_type_ids`.
+        lengths: [pairs] tokens of each pair, on the device of `inputs`, which need not be the model's.
+
+    Returns:
+        [pairs] logits.
+    """
+    longest = int(lengths.max())
+    real = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    inputs = {name: values[:, :longest] for name, values in inputs.items() if name != "attention_mask"}
+    if is_padding_free(model):
+        inputs = packed(inputs, lengths, real, getattr(model, "module", model).config)
+    else:
+        inputs["attention_mask"] = real.long()
+    device = getattr(model, "module", model).device
+    inputs = {
+        name: values.to(device, non_blocking=True) if isinstance(values, torch.Tensor) else values
+        for name, values in inputs.items()
+    }
+    return model(**inputs).logits[:, 0]
+
+
+def packed(
+    inputs: Mapping[str, torch.Tensor], lengths: torch.Tensor, real: torch.Tensor, config: Any
+) -> dict[str, Any]:
+    """What a padding-free model takes: every tensor [1, tokens of all pairs], with the places where pairs begin.
+
+    Args:
+        inputs: tensors [pairs, tokens].
+        lengths: [pairs] tokens of each pair.
+        real: [pairs, tokens], False where a token is padding.
+        config: the model's.
+    """
+    offset = config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING_ID else 0
+    positions = (torch.arange(offset, offset + real.shape[1], device=real.device)).expand(real.shape)
+    starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
+    return {
+        **{name: values[real][None] for name, values in inputs.items()},
+        "position_ids": positions[real][None],
+        # the names under which transformers hands them to every attention implementation
+        "cu_seq_lens_q": starts,
+        "cu_seq_lens_k": starts,
+        "max_length_q": real.shape[1],
+        "max_length_k": real.shape[1],
+    }
+
+
+def batches(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Pairs of like length together, the longest first, so that a lack of memory shows at once.
+
+    Args:
+        lengths: [pairs] tokens of each pair.
+        tokens: a batch's budget: its pairs times its longest pair; one pair at least.
+
+    Returns:
+        Indices of the pairs of each batch.
+
+    >>> [batch.tolist() for batch in batches(np.array([3, 9, 4, 4]), tokens=9)]
+    [[1], [2, 3], [0]]
+    """
+    order = np.argsort(-lengths, kind="stable")
+    parts, start = [], 0
+    while start < len(order):
+        stop = start + max(1, tokens // max(1, int(lengths[order[start]])))
+        parts.append(order[start:stop])
+        start = stop
+    return parts
+
+
+def _first_tokens(layer: torch.nn.Module, hidden_states: torch.Tensor, *args, **kwargs):
+    """The layer as it is; of a packed batch, then each pair's first token: [pairs, 1, hidden size]."""
+    output = type(layer).forward(layer, hidden_states, *args, **kwargs)
+    starts = kwargs.get("cu_seq_lens_q")
+    return output if starts is None else output.transpose(0, 1)[starts[:-1].long()]
+
+
+def _first_tokens_as_bert(layer: torch.nn.Module, hidden_states: torch.Tensor, *args, **kwargs):
+    """As `_first_tokens`, computing no other row: the first token's query meets the keys of its whole pair."""
+    starts = kwargs.get("cu_seq_lens_q")
+    if starts is None:
+        return type(layer).forward(layer, hidden_states, *args, **kwargs)
+    attention = layer.attention.self
+    first = hidden_states[:, starts[:-1].long()]
+    attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
+    ones = torch.arange(len(starts), device=starts.device, dtype=starts.dtype)
+    context, _ = attend(
+        attention,
+        _heads(attention.query(first), attention),
+        _heads(attention.key(hidden_states), attention),
+        _heads(attention.value(hidden_states), attention),
+        None,
+        scaling=attention.scaling,
+        dropout=attention.dropout.p if attention.training else 0.0,
+        **{**kwargs, "cu_seq_lens_q": ones, "max_length_q": 1},
+    )
+    output = layer.attention.output(context.reshape(first.shape[:-1] + (-1,)), first)
+    # copied, because FSDP takes no views; it is one row a pair
+    return layer.feed_forward_chunk(output).transpose(0, 1).clone()
+
+
+def _heads(values: torch.Tensor, attention: torch.nn.Module) -> torch.Tensor:
+    """[1, tokens, hidden size] to [1, heads, tokens, head size]."""
+    return values.view(*values.shape[:2], -1, attention.attention_head_size).transpose(1, 2)

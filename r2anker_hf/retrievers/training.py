@@ -248,11 +248,15 @@ class SharedFlopsLoss(torch.nn.Module):
     def compute_loss_from_embeddings(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Scalar; `embeddings` is [texts of this device, vocabulary], with equally many texts on every device."""
         mean = embeddings.float().mean(dim=0)
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        if _devices() > 1:
             from torch.distributed.nn.functional import all_reduce
 
-            mean = all_reduce(mean) / torch.distributed.get_world_size()
+            mean = all_reduce(mean) / _devices()
         return mean.square().sum()
+
+
+def _devices() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def train(encoder: Any, tuples: Dataset, settings: RetrieverTraining, checkpoints: str | os.PathLike) -> None:
@@ -301,7 +305,7 @@ def _dense_trainer(encoder: SentenceTransformer, tuples: Dataset, settings: Retr
     cosine = str(encoder.similarity_fn_name) == "cosine"
     temperature = settings.temperature or (0.05 if cosine else 1.0)
     loss = MultipleNegativesRankingLoss(
-        encoder, 1 / temperature, cos_sim if cosine else dot_score, gather_across_devices=True
+        encoder, 1 / temperature, cos_sim if cosine else dot_score, gather_across_devices=_devices() > 1
     )
     return SentenceTransformerTrainer(
         encoder, SentenceTransformerTrainingArguments(**arguments), train_dataset=tuples, loss=loss
@@ -316,7 +320,7 @@ def _splade_trainer(encoder: SparseEncoder, tuples: Dataset, settings: Retriever
     from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
 
     contrast = SparseMultipleNegativesRankingLoss(
-        encoder, 1 / (settings.temperature or 1.0), gather_across_devices=True
+        encoder, 1 / (settings.temperature or 1.0), gather_across_devices=_devices() > 1
     )
     loss = SpladeLoss(
         encoder,

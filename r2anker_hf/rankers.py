@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import (
@@ -27,6 +26,7 @@ from transformers import (
 from .collator import PairEncoder, Text
 from .collection import Collection
 from .padding_free import batches, forward, use_padding_free
+from .processes import processes
 from .records import InputError
 from .run import Run
 from .tokens import Tokens, encode
@@ -168,7 +168,7 @@ class CrossEncoderRanker:
         with _shared_folder(folder) as shared:
             for (query_id, doc_id), score in zip(keys, self._scores(keys, collection, shared, progress), strict=True):
                 lists[query_id].append((doc_id, float(score)))
-            PartialState().wait_for_everyone()  # nobody removes what another still reads
+            processes().wait_for_everyone()  # nobody removes what another still reads
         return Run(lists, name=f"{run.name}+ranker")
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
@@ -204,7 +204,7 @@ class CrossEncoderRanker:
         self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, progress: bool
     ) -> np.ndarray:
         """[keys] scores of (query id, document id), by way of shards in `folder`."""
-        state = PartialState()
+        state = processes()
         doc_ids = list(dict.fromkeys(doc_id for _, doc_id in keys))
         texts = (collection.corpus.text(doc_id) for doc_id in doc_ids)
         with state.main_process_first():

@@ -16,6 +16,7 @@ from typing import Any
 
 from .config import CONFIG_FILE, save_config
 from .files import sha256_file
+from .processes import processes
 from .records import InputError
 
 PROVENANCE_FILE = "provenance.json"
@@ -43,10 +44,7 @@ def run_stage(
     Raises:
         InputError: `output_dir` holds another stage's result; nothing is overwritten.
     """
-    import torch
-    from accelerate import PartialState
-
-    state = PartialState(cpu=not torch.accelerator.is_available())  # without being told, processes on CPUs stay apart
+    state = processes()
     final = Path(output_dir)
     partial = final.with_name(f".{final.name}.partial")
     digests = {name: _digest(value) for name, value in inputs.items()}

@@ -36,5 +36,5 @@ if __name__ == "__main__":
 
         rankers._save = save_or_die
     run = ranker.rerank(first_stage(), collection(), folder=folder / "work")
-    if rankers.PartialState().is_main_process:
+    if rankers.processes().is_main_process:
         run.write_trec(folder / "run.trec")

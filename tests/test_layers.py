@@ -24,11 +24,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measures": {"run"},
     "evaluation": {"run", "measures"},
     "report": {"evaluation"},
-    "retrievers": {"run", "collection"},
+    "retrievers": {"run", "collection", "processes"},
     "retrievers.training": {"attention", "negatives.sampling"},
-    "rankers": {"run", "collection", "padding_free", "collator", "tokens"},
+    "rankers": {"run", "collection", "padding_free", "collator", "tokens", "processes"},
     "negatives": {"run", "collection", "negatives.card"},
     "negatives.card": {"report"},
+    "processes": set(),
     "losses": set(),
     "tokens": set(),
     "collator": {"tokens"},
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distillation": {"losses", "collator", "padding_free", "negatives.sampling"},
     "pretraining": {"losses", "collator", "padding_free", "negatives.sampling"},
     "hub": {"evaluation", "report"},
-    "stage": {"config", "files"},
+    "stage": {"config", "files", "processes"},
 }
 
 # Loaded in a fresh interpreter, the module must not have pulled these in.

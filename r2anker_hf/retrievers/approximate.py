@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from .index import IndexFolder, is_main_process, wait_for_all
+from ..processes import is_main_process, wait_for_all
+from .index import IndexFolder
 
 _LISTS_PROBED = 32  # of an inverted file; more finds more
 _LINKS = 32  # of a node of HNSW

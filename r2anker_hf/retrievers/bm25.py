@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..processes import is_main_process, my_share, wait_for_all
 from ..records import InputError
 from ..run import Ranked, Run
 from .base import IndexableCorpus, best_positions, check_corpus, check_depth, cut
-from .index import IndexFolder, corpus_fingerprint, is_main_process, my_share, read_identity, wait_for_all
+from .index import IndexFolder, corpus_fingerprint, read_identity
 from .lucene import analyze
 
 

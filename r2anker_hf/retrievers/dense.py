@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..processes import gather, is_main_process, my_share
 from ..records import InputError
 from ..run import Ranked, Run
 from .approximate import APPROXIMATIONS, open_approximate
 from .base import IndexableCorpus, check_depth, cut
 from .encoding import DTYPES, EncodedCorpus, chunks, load_encoder
-from .index import gather, is_main_process, my_share
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -13,9 +13,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..processes import is_main_process, my_share, wait_for_all
 from ..records import InputError
 from .base import IndexableCorpus, check_corpus
-from .index import IndexFolder, corpus_fingerprint, is_main_process, model_fingerprint, my_share, wait_for_all
+from .index import IndexFolder, corpus_fingerprint, model_fingerprint
 
 DTYPES = ("float32", "bfloat16", "float16")
 TEXTS_A_CALL = 512  # one call of the encoder: enough to sort by length, small enough for a lively progress bar

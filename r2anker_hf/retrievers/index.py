@@ -96,40 +96,6 @@ def model_fingerprint(model: Any) -> str:
     return f"sha256:{digest.hexdigest()[:32]}"
 
 
-def my_share(work: list) -> list:
-    """This process's part of the work: every n-th piece, n being the number of processes.
-
-    The part is a matter of position alone. Sharing out what is missing would not do: processes look at different
-    moments, and would leave out pieces that each thinks another's.
-    """
-    state = _processes()
-    return work[state.process_index :: state.num_processes]
-
-
-def is_main_process() -> bool:
-    """Whether this process does what is done once."""
-    return _processes().is_main_process
-
-
-def wait_for_all() -> None:
-    """Go on once every process has come here."""
-    _processes().wait_for_everyone()
-
-
-def gather(found: Any) -> list[Any]:
-    """What every process found, in the order of the processes; each gets the whole list."""
-    from accelerate.utils import gather_object
-
-    return gather_object([found]) if _processes().num_processes > 1 else [found]
-
-
-def _processes():
-    import torch
-    from accelerate import PartialState
-
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
     return ", ".join(f"{key} {found.get(key)!r}, not {wanted.get(key)!r}" for key in keys)

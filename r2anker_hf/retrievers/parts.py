@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
+from ..processes import is_main_process, my_share, wait_for_all
 from .base import Retriever
-from .index import is_main_process, my_share, wait_for_all
 
 QUERIES_A_PART = 4096
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..processes import is_main_process
 from ..records import InputError
 from ..run import Ranked, Run
 from .base import IndexableCorpus, best_positions, check_depth, cut
 from .encoding import EncodedCorpus, chunks, load_encoder
-from .index import is_main_process
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -38,10 +38,13 @@ _NOT_SETTINGS = {
     "split",
     "model_revision",
     "run",
+    "dry_run",
+    "queries_a_part",
+    "shard_size",
 }
 # Options that retrieve.py writes with their defaults, though this retriever does not read them.
-_OF_OTHER_RETRIEVERS = {"bm25": {"model", "batch_size", "dtype"}, "dense": {"preset", "k1", "b"}}
-_OF_OTHER_RETRIEVERS["splade"] = _OF_OTHER_RETRIEVERS["dense"]
+_OF_OTHER_RETRIEVERS = {"bm25": {"model", "batch_size", "dtype", "search"}, "dense": {"preset", "k1", "b"}}
+_OF_OTHER_RETRIEVERS["splade"] = {*_OF_OTHER_RETRIEVERS["dense"], "search"}
 
 RankedLists = Mapping[str, Sequence[ScoredDocument]]
 """Ranked documents by query id: a `Run`, or a `RunFile` that stays on disk."""

@@ -54,7 +54,7 @@ class RetrievalConfig:
     queries_a_part: int = field(
         default=QUERIES_A_PART, metadata={"help": "Queries searched together; a finished part survives a kill."}
     )
-    shard_size: int = field(default=50_000, metadata={"help": "Dense, SPLADE: passages of a shard, held in memory."})
+    shard_size: int = field(default=100_000, metadata={"help": "Dense, SPLADE: passages of a shard, held in memory."})
     search: Literal["flat", "ivf", "hnsw"] = field(
         default="flat", metadata={"help": "Dense: flat is exact; ivf and hnsw are faster and state their recall."}
     )

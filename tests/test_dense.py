@@ -155,7 +155,7 @@ def test_vectors_of_another_model_or_corpus_are_refused(model, tmp_path):
         retrieve(model, {**passages, "d029": "another text"}, queries, 5, folder=tmp_path)
     with pytest.raises(InputError, match=r"an index of model 'sha256:.*choose another folder"):
         retrieve(make_model(seed=1), passages, queries, 5, folder=tmp_path)
-    with pytest.raises(InputError, match=r"an index of shard_size 50000, not 7"):
+    with pytest.raises(InputError, match=r"an index of shard_size 100000, not 7"):
         retrieve(model, passages, queries, 5, folder=tmp_path, shard_size=7)
 
 

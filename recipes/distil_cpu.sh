@@ -53,6 +53,29 @@ for seed in $SEEDS; do
   score "$seed" "${systems[@]}"
 done
 
+# The objectives over all seeds: each query's mean over the seeds, then the paired test of the reports.
+python - "$OUT/report" "$SEEDS" "$OBJECTIVES" <<'PY'
+import json, statistics, sys
+from pathlib import Path
+from r2anker_hf.evaluation import compare
+
+folder, seeds, objectives = Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
+reports = {seed: json.loads((folder / seed / "report.json").read_text()) for seed in seeds}
+for measure in reports[seeds[0]]["measures"]:
+    values = {}
+    for name in ("untrained", *objectives):
+        system = (name if name == "untrained" else f"{name}-{seed}" for seed in seeds)
+        columns = [reports[seed]["per_query"][measure][one] for seed, one in zip(seeds, system)]
+        means = [statistics.mean(column) for column in columns]
+        spread = statistics.stdev(means) if len(means) > 1 else 0.0
+        print(f"{measure:8} {name:12} {statistics.mean(means):.4f} ± {spread:.4f} over {len(seeds)} seed(s)")
+        query_ids = reports[seeds[0]]["query_ids"]
+        values[name] = {q: statistics.mean(row) for q, row in zip(query_ids, zip(*columns))}
+    for one in compare(values, measure):
+        print(f"{measure:8} {one.system} against {one.baseline}: {one.difference:+.4f} [{one.low:+.3f}, {one.high:+.3f}], "
+              f"p {one.p_value:.3f}, corrected {one.p_corrected:.3f}; {one.wins} wins, {one.losses} losses")
+PY
+
 if [ "${ROUNDS:-1}" -gt 1 ]; then
   # the distilled retriever is one more retriever: its run, new negatives, a new ranker, and a new student of it
   first=kl-${SEEDS%% *}

@@ -53,7 +53,7 @@ def pooled(row: Row, depth: int) -> list[str]:
     >>> pooled({"positive_ids": ["a"], "candidates": lists}, depth=1)
     ['a', 'b', 'c']
     """
-    lists = (ranked["doc_ids"][:depth] for ranked in row["candidates"])
+    lists = (one["doc_ids"][:depth] for one in row["candidates"])
     return list(dict.fromkeys(chain(row["positive_ids"], *lists)))
 
 

@@ -228,6 +228,31 @@ def test_a_ranker_s_scores_are_distilled_into_a_retriever_that_retrieves(retriev
     assert len(run) == 12 and max(map(len, run.values())) == 5
 
 
+def test_a_killed_distillation_ends_with_the_weights_of_one_that_was_not(toy, tiny_model, tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformerTrainer
+
+    folder, _ = toy
+    options = ["--negatives", folder / "negatives", "--teacher", folder / "ranker", "--model", tiny_model]
+    options += ["--bf16", "false", "--max_length", 32, "--num_negatives", 3, "--depth", 8]
+    run_here("distil", *options, "--output_dir", tmp_path / "whole")
+    step, done = SentenceTransformerTrainer.training_step, []
+
+    def killed(*arguments, **named):
+        done.append(None)
+        if len(done) == 8:  # of 11, after the checkpoint of step 6
+            raise KeyboardInterrupt
+        return step(*arguments, **named)
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_here("distil", *options, "--output_dir", tmp_path / "killed")
+    assert not (tmp_path / "killed").exists()
+    run_here("distil", *options, "--output_dir", tmp_path / "killed")
+    assert len(done) == 8 + 11 - 6
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
 def test_distillation_without_scores_says_what_is_missing(toy, tiny_model, tmp_path):
     folder, _ = toy
     options = ["--model", tiny_model, "--bf16", "false", "--output_dir", tmp_path / "x"]

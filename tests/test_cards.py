@@ -149,7 +149,7 @@ def test_the_retriever_card_and_its_snippets(retriever, tmp_path, capsys):
     data = ModelCard(card).data
     assert data.pipeline_tag == "sentence-similarity" and "dense" in data.tags
     assert "33 queries of split `train`. Negatives: BM25's top documents, down to rank 200." in card
-    similarities, found = [], []
+    found = []
     for snippet in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
         exec(compile(snippet.replace("me/toy-dense", str(folder)), "snippet", "exec"), {})
         found.append(capsys.readouterr().out)

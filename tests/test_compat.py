@@ -138,12 +138,10 @@ def test_a_splade_retriever_gets_the_old_layout_and_equal_similarities(splade, t
 def test_a_module_that_servers_do_not_know_is_refused(dense, tmp_path):
     folder = shutil.copytree(dense, tmp_path / "dense")
     modules = read(folder / "modules.json")
-    modules[2]["type"] = "sentence_transformers.base.modules.dropout.Dropout"
+    modules[2]["type"] = "sentence_transformers.sentence_transformer.modules.dropout.Dropout"
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "2_Normalize" / "config.json").write_text('{"dropout": 0.1}')
-    with pytest.raises(
-        InputError, match=r"modules.json: (module .*Dropout, but what older|cannot be loaded)|cannot be"
-    ):
+    with pytest.raises(InputError, match="modules.json: module sentence_transformers.*Dropout, but what older"):
         compat.rewrite("retriever", folder)
 
 

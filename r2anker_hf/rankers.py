@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +27,7 @@ from .collection import Collection
 from .padding_free import batches, forward, use_padding_free
 from .processes import processes
 from .records import InputError
+from .revisions import resolved
 from .run import Run
 from .tokens import Tokens, encode
 
@@ -84,7 +84,8 @@ class CrossEncoderRanker:
 
         Args:
             model: folder or Hub id.
-            revision: commit on the Hub; without one the newest is loaded, with a warning.
+            revision: commit, tag or branch on the Hub; without one the newest commit is loaded, with a warning that
+                names it. Code of a repository is never run.
             max_length: tokens of a pair; default what the ranker was trained with, or 128.
             max_query_length: tokens of a query; likewise.
             fresh_head: allow (and expect) a checkpoint without a trained classification head.
@@ -95,13 +96,14 @@ class CrossEncoderRanker:
             InputError: no model there, no tokenizer, several labels, or no trained head and `fresh_head` not said.
         """
         _check_folder(model)
-        if not Path(model).is_dir() and revision is None:
-            warnings.warn(f"{model} is loaded at its newest commit; pin it with a revision", stacklevel=2)
+        if not Path(model).is_dir():
+            revision = resolved(str(model), revision)
+        common = {"revision": revision, "trust_remote_code": False}
         try:
             loaded, info = AutoModelForSequenceClassification.from_pretrained(
-                model, revision=revision, num_labels=1, output_loading_info=True, ignore_mismatched_sizes=fresh_head
+                model, num_labels=1, output_loading_info=True, ignore_mismatched_sizes=fresh_head, **common
             )
-            tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, use_fast=True)
+            tokenizer = AutoTokenizer.from_pretrained(model, use_fast=True, **common)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{model}: cannot be loaded as a ranker: {str(error).splitlines()[0]}") from error
         untrained = sorted(name for name in info["missing_keys"] if "classifier" in name or "score" in name)

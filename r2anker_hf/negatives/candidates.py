@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,7 @@ from typing import Any
 from ..collection import Collection, Corpus
 from ..files import sha256_file
 from ..records import Document, InputError, ScoredDocument
+from ..revisions import resolved
 from .card import write_card
 
 ROWS_A_BATCH = 100  # rows held as Python objects while writing or streaming: some 10 MB at 3 x 200 candidates
@@ -297,6 +297,12 @@ def load_candidates(source: str | os.PathLike, split: str = "train", revision: s
 
     Where the manifest says that the corpus is another repository, it is read there, at the commit that stands in it.
 
+    Args:
+        source: folder or Hub id.
+        split: "train", or "dev" where one was mined.
+        revision: commit, tag or branch on the Hub; without one the newest commit is read, with a warning that names
+            it.
+
     Raises:
         InputError: the folder holds no candidates, or none of that split.
     """
@@ -309,9 +315,7 @@ def load_candidates(source: str | os.PathLike, split: str = "train", revision: s
         return Candidates(_mapped(files), Corpus(table, manifest["use_titles"]), manifest)
     if folder.is_absolute() or str(source).count("/") != 1:
         raise InputError(f"{source}: no such folder (give one that mine.py wrote, or a Hub repository 'owner/name')")
-    if revision is None:
-        warnings.warn(f"{source} is read at its newest commit; pin it with a revision", stacklevel=2)
-    return _load_hub(str(source), split, revision)
+    return _load_hub(str(source), split, resolved(str(source), revision, "dataset", MANIFEST_FILE))
 
 
 def split_files(folder: Path, split: str) -> list[Path]:

@@ -32,14 +32,15 @@ _FAMILIES = {"nDCG": "ndcg", "MRR": "mrr", "R": "recall"}
 
 
 class Table(NamedTuple):
-    """A table of a card: the texts of its cells."""
+    """A table of a card: the texts of its cells, and how many of its first columns are words."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    words: int = 1
 
     def markdown(self) -> str:
-        """The table as Markdown; all columns but the first are set to the right."""
-        rule = "|".join([":--", *("--:" for _ in self.header[1:])])
+        """The table as Markdown; columns of numbers are set to the right."""
+        rule = "|".join(":--" if column < self.words else "--:" for column in range(len(self.header)))
         lines = ["| " + " | ".join(self.header) + " |", f"|{rule}|"]
         return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in self.rows])
 
@@ -96,6 +97,7 @@ def tables(report: EvaluationReport, own: Sequence[str]) -> dict[str, Table]:
         found["pairs"] = Table(
             ("system", "against", "measure", "difference, interval", "Holm p", "wins / ties / losses"),
             tuple(map(_pair, pairs)),
+            words=3,
         )
     return found
 
@@ -206,7 +208,7 @@ def _first_stages(report: EvaluationReport, systems: Sequence[System]) -> Table:
         cells = [markdown_cell(system.name), markdown_cell(first.name), f"{first.depth:,}"]
         cells += [f"{first.recall_measure} {first.recall:.4f}"]
         rows.append((*cells, *(f"{first.ceiling[measure]:.4f}" for measure in report.measures)))
-    return Table(tuple(header), tuple(rows))
+    return Table(tuple(header), tuple(rows), words=2)
 
 
 def _comparisons(report: EvaluationReport, system: System) -> list[Comparison]:
@@ -268,24 +270,24 @@ def _on_hub(source: Mapping[str, Any]) -> bool:
 
 def _origins(provenance: Mapping[str, Any]) -> Table:
     """What went in: name, revision, licence."""
-    rows = [("encoder", provenance["base_model"])]
+    sources: list[tuple[str, dict[str, Any]]] = [("encoder", {**provenance["base_model"], "path": ""})]
     if negatives := provenance.get("negatives"):
-        rows += [("candidates", negatives), ("their collection", {**negatives["collection"], "licence": None})]
+        sources += [("candidates", negatives), ("their collection", {**negatives["collection"], "licence": None})]
     if collection := provenance.get("collection"):
-        rows.append(("collection", collection))
-    return Table(
-        ("what", "name", "revision", "licence"),
-        tuple(
-            (what, _linked(one), f"`{_short(one['revision'])}`", one.get("licence") or "not stated")
-            for what, one in rows
-        ),
-    )
+        sources.append(("collection", collection))
+    header = ("what", "name", "revision", "licence")
+    rows = [
+        (what, _linked(one), f"`{_short(one['revision'])}`", one.get("licence") or "not stated")
+        for what, one in sources
+    ]
+    return Table(header, tuple(rows), words=4)
 
 
 def _linked(source: Mapping[str, Any]) -> str:
-    kind = "datasets/" if "split" in source or "splits" in source or "collection" in source else ""
     name = markdown_cell(source["name"])
-    return f"[{name}](https://huggingface.co/{kind}{source['name']})" if _on_hub(source) else name
+    if not _on_hub(source):
+        return f"{name}, not on the Hub"
+    return f"[{name}](https://huggingface.co/{source.get('path', 'datasets/')}{source['name']})"
 
 
 def _short(revision: str | None) -> str:
@@ -313,7 +315,7 @@ def _draw_results(report: EvaluationReport, own: Sequence[str], path: Path) -> N
 
     path.parent.mkdir(exist_ok=True)
     many = len(report.systems)
-    size = (3.1 * len(report.measures) + 1.2, 0.42 * many + 1.1)
+    size = (2.7 * len(report.measures) + 1.6, 0.42 * many + 1.1)
     figure, panels = pyplot.subplots(
         1, len(report.measures), sharey=True, squeeze=False, figsize=size, layout="constrained"
     )
@@ -324,7 +326,10 @@ def _draw_results(report: EvaluationReport, own: Sequence[str], path: Path) -> N
             axes.plot(one.mean, place, "o", color=colour, markersize=7)
         ends = [getattr(s.scores[measure], end) for s in report.systems for end in ("low", "high")]
         ticks = axis_ticks(min(ends), max(ends))
+        shown = ticks[:: 2 if len(ticks) > 4 else 1]
         axes.set(yticks=range(many), yticklabels=[s.name for s in report.systems], xlim=(ticks[0], ticks[-1]))
+        axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
+        axes.set_ylim(-0.5, many - 0.5)
         axes.set_title(measure, fontsize=11, color="#333333")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)

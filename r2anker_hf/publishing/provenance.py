@@ -31,8 +31,10 @@ SETTINGS = (
     *("max_length", "max_query_length", "use_titles", "freeze_embeddings", "temperature", "dropout", "lora_rank"),
     *("lora_alpha", "learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_share", "optim", "weight_decay"),
     *("max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
-    *("mixed_precision", "bf16", "fp16", "dev_split", "dev_measure", "dev_depth", "seed"),
+    *("mixed_precision", "bf16", "dev_split", "dev_measure", "dev_depth", "seed"),
 )
+# Not worth a line of a card: they say that an option was not used.
+_UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": "train"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Stage:
     def public(self) -> dict[str, Any]:
         """What may be published of it."""
         kept = ("recipe", "git_commit", "packages", "python", "hardware", "seconds_of_last_launch")
-        settings = {key: self.config[key] for key in SETTINGS if self.config.get(key) not in (None, {}, [], "")}
+        used = [key for key in SETTINGS if self.config.get(key) not in (None, {}, [], "", _UNUSED.get(key))]
+        settings = {key: self.config[key] for key in used if key != "bf16" or "mixed_precision" not in used}
         return {
             **{key: self.record[key] for key in kept if key in self.record},
             "inputs": {name: _public_input(value) for name, value in self.record["inputs"].items()},

@@ -42,7 +42,6 @@ MODEL_FILES = (
     *("[0-9]_*/config.json", "[0-9]_*/model.safetensors"),
 )
 """What is taken from a model's folder: nothing else is copied, whatever lies there."""
-_BEGUN = ".staging"
 
 
 @dataclass
@@ -119,7 +118,7 @@ def stage(
         kind: ranker, negatives or retriever.
         folder: what train_ranker.py, mine.py or train_retriever.py (D/D2, say) wrote.
         repo_id: "owner/name" of the repository to be.
-        into: the staging folder, made anew; what an earlier staging left there is removed.
+        into: the staging folder, made anew; an earlier staging there is replaced, other files are never touched.
         report: folder that score.py wrote; without one the card of a model says that nothing was measured.
         stated: what no file knows.
 
@@ -130,7 +129,7 @@ def stage(
         InputError: one line that names file and finding: a pickle, a token, a path of this machine or a training row
             in any byte, a base model or dataset without commit, a licence that clashes with the data's, a report that
             is not of this model or not of these runs, a model that other loaders would score differently. `into` is
-            removed then.
+            left as it was then.
     """
     stated = stated or Stated()
     if kind not in KINDS:
@@ -140,18 +139,24 @@ def stage(
     folder, into = Path(folder), Path(into)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
+    if into.is_dir() and any(into.iterdir()) and not (into / PUBLICATION_FILE).exists():
+        raise InputError(f"{into}: holds other files; give a new folder to stage into")
     refuse_pickles(folder)
-    _empty(into)
+    partial = into.with_name(f".{into.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
         if kind == "negatives":
-            training = _stage_negatives(folder, into, repo_id, stated)
+            training = _stage_negatives(folder, partial, repo_id, stated)
         else:
-            training = _stage_model(kind, folder, into, repo_id, Path(report) if report else None, stated)
-        refuse(findings(into, this_machine(folder), training))
-        return Staged(kind, repo_id, KINDS[kind], into, _publish(kind, repo_id, into))
-    except BaseException:
+            training = _stage_model(kind, folder, partial, repo_id, Path(report) if report else None, stated)
+        refuse(findings(partial, this_machine(folder), training))
+        _publish(kind, repo_id, partial)
         shutil.rmtree(into, ignore_errors=True)
-        raise
+        os.replace(partial, into)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Staged(kind, repo_id, KINDS[kind], into, files_of(into))
 
 
 def files_of(folder: str | os.PathLike) -> dict[str, str]:
@@ -161,18 +166,8 @@ def files_of(folder: str | os.PathLike) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
 
 
-def _empty(into: Path) -> None:
-    """Make the folder, or empty one that a staging wrote; nobody else's files are removed."""
-    if into.is_dir() and any(into.iterdir()) and not ((into / PUBLICATION_FILE).exists() or (into / _BEGUN).exists()):
-        raise InputError(f"{into}: holds other files; give a new folder to stage into")
-    shutil.rmtree(into, ignore_errors=True)
-    into.mkdir(parents=True)
-    (into / _BEGUN).touch()
-
-
-def _publish(kind: str, repo_id: str, into: Path) -> dict[str, str]:
+def _publish(kind: str, repo_id: str, into: Path) -> None:
     """Close the folder with `publication.json`, which lists all other files."""
-    (into / _BEGUN).unlink()
     content = {
         "format": FORMAT,
         "kind": kind,
@@ -184,7 +179,6 @@ def _publish(kind: str, repo_id: str, into: Path) -> dict[str, str]:
         },
     }
     _write_json(into / PUBLICATION_FILE, content)
-    return files_of(into)
 
 
 def _stage_model(

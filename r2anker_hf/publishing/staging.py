@@ -154,6 +154,8 @@ def stage(
         _publish(kind, repo_id, partial)
         shutil.rmtree(into, ignore_errors=True)
         os.replace(partial, into)
+    except InputError as error:  # the publisher knows the file by its place in the source
+        raise InputError(str(error).replace(str(partial), str(folder))) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Staged(kind, repo_id, KINDS[kind], into, files_of(into))

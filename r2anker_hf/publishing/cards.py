@@ -261,7 +261,10 @@ def _metric_args(report: EvaluationReport, system: System, measure: str) -> dict
 
 
 def _data(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [provenance[kind] for kind in ("negatives", "collection") if provenance.get(kind)]
+    """The data that a model was trained on: candidates with their collection, or a collection."""
+    if negatives := provenance.get("negatives"):
+        return [negatives, negatives["collection"]]
+    return [provenance["collection"]]
 
 
 def _on_hub(source: Mapping[str, Any]) -> bool:

@@ -7,14 +7,13 @@ import json
 import os
 import re
 import socket
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..records import InputError
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".msgpack", ".h5")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 SUFFIXES = (".json", ".safetensors", ".md", ".txt", ".png", ".gz", ".parquet", ".yaml", ".model")
 # Text or numbers that somebody else wrote: a word there may be a machine's name, and "/home/..." an example.
 DATA_SUFFIXES = (".parquet", ".safetensors", ".gz", ".model", ".png")
@@ -63,7 +62,7 @@ def this_machine(*folders: str | os.PathLike) -> Machine:
     """The machine that this runs on, with the folders that are being published."""
     import huggingface_hub
 
-    places = [Path.home(), Path.cwd(), Path(sys.prefix), Path(__file__).parents[2], *map(Path, folders)]
+    places = [Path.home(), Path.cwd(), *map(Path, folders)]
     found = dict.fromkeys(str(place.resolve()) for place in places if len(place.resolve().parts) > 2)
     host = socket.gethostname().partition(".")[0]
     token = huggingface_hub.get_token()
@@ -74,13 +73,16 @@ def this_machine(*folders: str | os.PathLike) -> Machine:
     )
 
 
-def findings(folder: str | os.PathLike, machine: Machine | None = None, training: Iterable[str] = ()) -> list[str]:
+def findings(
+    folder: str | os.PathLike, machine: Machine | None = None, training: Iterable[str] = (), links: bool = False
+) -> list[str]:
     """Everything in a folder that must not be published.
 
     Args:
         folder: what is to be published, whole.
         machine: what gives it away; default this one.
         training: texts of training rows, none of which may stand in a card or a configuration; read once.
+        links: whether a link may stand for a file, as in the cache that the Hub's files are downloaded into.
 
     Returns:
         One line for each finding, "file: finding"; no line, nothing found. Tokens are not repeated.
@@ -88,8 +90,11 @@ def findings(folder: str | os.PathLike, machine: Machine | None = None, training
     folder = Path(folder)
     machine = machine or this_machine(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    found = [f"{path.relative_to(folder).as_posix()}: {line}" for path in paths for line in _of_file(path, machine)]
-    return found + _training_rows(folder, paths, training)
+    found = []
+    for path in paths:
+        lines = ["is a link"] if path.is_symlink() and not links else _of_file(path, machine)
+        found += [f"{path.relative_to(folder).as_posix()}: {line}" for line in lines]
+    return found + _training_rows(folder, [path for path in paths if path.is_file()], training)
 
 
 def refuse(found: list[str]) -> None:
@@ -115,9 +120,7 @@ _PICKLE = "is a pickle or an archive that may hold one, which can run code when 
 
 
 def _of_file(path: Path, machine: Machine) -> Iterator[str]:
-    if path.is_symlink():
-        yield "is a link"
-    elif path.suffix in PICKLE_SUFFIXES or _is_pickle(path):
+    if path.suffix in PICKLE_SUFFIXES or _is_pickle(path):
         yield _PICKLE
     elif path.suffix not in SUFFIXES:
         yield f"is no file that is published; those end in {', '.join(SUFFIXES)}"
@@ -214,6 +217,8 @@ def _in_piece(piece: bytes, machine: Machine, is_data: bool) -> Iterator[str]:
         if secret.encode() in piece:
             yield f"holds {name}"
     for place in machine.paths:
+        if is_data and place.count("/") < 3:  # /home/user stands in many a manual
+            continue
         if re.search(re.escape(place.encode()) + rb"(?![\w-])", piece):
             yield f"holds a path of this machine, {place}"
     if is_data:
@@ -231,23 +236,24 @@ def _shown(piece: bytes, start: int) -> str:
 def _training_rows(folder: Path, paths: list[Path], training: Iterable[str]) -> list[str]:
     """Training texts in the files that somebody reads; long ones are looked for by their first words."""
     suffixes = (".md", ".json", ".yaml", ".txt")
-    readable = [p for p in paths if not p.is_symlink() and not _is_data(p) and p.suffix in suffixes]
-    texts = {path: f" {_words(path.read_text(encoding='utf-8', errors='replace'))} " for path in readable}
-    if not texts:
-        return []
-    whole = "\n".join(texts.values())
+    readable = [path for path in paths if not _is_data(path) and path.suffix in suffixes]
+    texts = {path: _words(path.read_text(encoding="utf-8", errors="replace")) for path in readable}
+    openings = {opening for words in texts.values() for opening in _openings(words)}
     for text in training:
-        probe = _words(text, _PROBE_WORDS)
-        if probe.count(" ") + 1 < _FEWEST_WORDS or len(probe) < _FEWEST_CHARACTERS:
+        probe = " ".join(_words(text[: 40 * _PROBE_WORDS])[:_PROBE_WORDS])
+        if len(probe) < _FEWEST_CHARACTERS or " ".join(probe.split()[:_FEWEST_WORDS]) not in openings:
             continue
-        if f" {probe} " in whole:
-            path = next(path for path, words in texts.items() if f" {probe} " in words)
-            return [f"{path.relative_to(folder).as_posix()}: holds a training row, {probe[:60]!r}"]
+        for path, words in texts.items():
+            if f" {probe} " in f" {' '.join(words)} ":
+                return [f"{path.relative_to(folder).as_posix()}: holds a training row, {probe[:60]!r}"]
     return []
 
 
-def _words(text: str, most: int | None = None) -> str:
-    """Words in lower case with one space between; JSON's escapes are no words."""
-    text = text[: 40 * most] if most else re.sub(r"\\[nt\"]", " ", text)
-    found = re.findall(r"\w+", text.casefold())
-    return " ".join(found[:most])
+def _openings(words: list[str]) -> Iterator[str]:
+    """Every run of so many words as a text that is looked for must begin with."""
+    return (" ".join(words[start : start + _FEWEST_WORDS]) for start in range(len(words) - _FEWEST_WORDS + 1))
+
+
+def _words(text: str) -> list[str]:
+    """Words in lower case; JSON's escapes are no words."""
+    return re.findall(r"\w+", re.sub(r"\\[nt\"]", " ", text).casefold())

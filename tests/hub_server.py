@@ -1,9 +1,9 @@
 """A Hub on this machine, for unmodified clients: `with Hub() as hub: hub.commit("owner/name", {...})`.
 
-Serves what huggingface_hub, datasets, transformers and sentence-transformers ask of repositories: files with ranges and
-redirects to another origin, trees, commits, LFS uploads, branches, tags, pull requests, visibility and collections, each
-behind tokens of different rights. Commits have ids of their own, so that a pinned one keeps its files when `main` moves
-on. `hub.fail(...)` makes calls fail on demand. With a folder, everything outlives the process: `make hub`.
+Serves what huggingface_hub, datasets, transformers and sentence-transformers ask of repositories: files with ranges
+and redirects to another origin, trees, commits, LFS uploads, branches, tags, pull requests, visibility, collections,
+all behind tokens of different rights. Commits have ids of their own, so that a pinned one keeps its files when `main`
+moves on. `hub.fail(...)` makes calls fail on demand. With a folder, everything outlives the process: `make hub`.
 
 Clients read HF_ENDPOINT when they are imported: give them `hub.environment(home)` in a process of their own. Not Xet:
 that environment switches it off, and large files go by LFS. What passes here is necessary for the real Hub, not

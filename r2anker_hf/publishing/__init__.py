@@ -1,0 +1,1 @@
+"""Publishing rankers, negatives and retrievers on the Hugging Face Hub."""

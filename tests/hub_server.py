@@ -19,100 +19,62 @@ import json
 import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from hub_state import LFS_SUFFIXES, Blob, Commit, Repo, State, git_sha1, is_lfs, now
+
 KINDS = {"datasets": "dataset", "models": "model", "spaces": "space"}
 PREFIXES = {"dataset": "datasets/", "model": "", "space": "spaces/"}
-LFS_SUFFIXES = (".safetensors", ".parquet", ".gz", ".bin", ".pt", ".npy", ".zip", ".arrow")
-REGULAR_LIMIT = 10 * 2**20  # bytes of a file that is kept outside LFS
 MAIN = "refs/heads/main"
 ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
-# token -> user, and what the token may do
-TOKENS = {"hf_write": ("me", "write"), "hf_read": ("me", "read"), "hf_other": ("them", "write")}
 
 
-@dataclass(frozen=True)
-class Blob:
-    """A file's content by its hashes; `lfs` says on which way it came."""
+class Hub(State):
+    """A server on the loopback address; `requests` logs (method, path) of every call.
 
-    sha256: str
-    git: str
-    size: int
-    lfs: bool = False
-
-    def entry(self, path: str) -> dict[str, Any]:
-        """As trees and paths-info tell of it."""
-        if not self.lfs:
-            return {"type": "file", "path": path, "size": self.size, "oid": self.git}
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.size}\n".encode()
-        lfs = {"oid": self.sha256, "size": self.size, "pointerSize": len(pointer)}
-        return {"type": "file", "path": path, "size": self.size, "oid": _git_sha1(pointer), "lfs": lfs}
-
-
-@dataclass
-class Commit:
-    """The files as they stood, and the commit before."""
-
-    files: dict[str, Blob]
-    title: str = "commit"
-    parent: str | None = None
-    author: str = "me"
-    date: str = field(default_factory=lambda: _now())
-    description: str = ""
-
-
-@dataclass
-class Repo:
-    """Commits by id, and what branches, tags and pull requests point to."""
-
-    kind: str
-    name: str
-    private: bool = False
-    sdk: str | None = None
-    commits: dict[str, Commit] = field(default_factory=dict)
-    refs: dict[str, str] = field(default_factory=dict)
-    pulls: list[dict[str, Any]] = field(default_factory=list)
-
-    def ref(self, revision: str) -> str | None:
-        """The full name of a branch, a tag or a pull request."""
-        names = (revision, f"refs/heads/{revision}", f"refs/tags/{revision}")
-        return next((name for name in names if name in self.refs), None)
-
-    def at(self, revision: str) -> str | None:
-        """The commit of a branch, a tag, a pull request or a commit id."""
-        name = self.ref(revision)
-        return self.refs[name] if name else revision if revision in self.commits else None
-
-    def files(self, revision: str = "main") -> dict[str, Blob]:
-        """What a revision holds; nothing where it does not exist."""
-        commit = self.at(revision)
-        return self.commits[commit].files if commit else {}
-
-
-@dataclass
-class Fault:
-    """What goes wrong with calls whose method and path match, `times` times.
-
-    how: a status to answer instead of doing anything, or
-        stall: no answer, ever;
-        drop: the connection ends without an answer;
-        truncate, corrupt: half of the body, or a body of the same size with other bytes.
-    applied: do what was asked before a status or drop.
+    Args:
+        folder: where repositories and files are kept; memory alone where None.
+        port: 0 for a free one.
     """
 
-    method: str
-    path: re.Pattern[str]
-    how: int | Literal["stall", "drop", "truncate", "corrupt"]
-    times: float = 1
-    applied: bool = False
-    headers: dict[str, str] = field(default_factory=dict)
+    def __init__(self, folder: Path | None = None, port: int = 0):
+        super().__init__(folder)
+        self.requests: list[tuple[str, str]] = []
+        self.closing = threading.Event()
+        self._server = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
+        self.port = self._server.server_address[1]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.cdn = f"http://localhost:{self.port}/cdn"  # another origin, as large files have on the real Hub
+
+    def __enter__(self) -> Hub:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
+        """What a client's process needs to talk to this Hub and to keep its cache in `home`."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        return {
+            **kept,
+            **({"HF_TOKEN": token} if token else {}),
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+        }
 
 
 @dataclass
@@ -133,144 +95,12 @@ class Refusal(Exception):
         super().__init__(message)
 
 
-class Hub:
-    """A server on the loopback address; `requests` logs (method, path) of every call.
-
-    Args:
-        folder: where repositories and files are kept; memory alone where None.
-        port: 0 for a free one.
-    """
-
-    def __init__(self, folder: Path | None = None, port: int = 0):
-        self.repos: dict[tuple[str, str], Repo] = {}
-        self.collections: dict[str, dict[str, Any]] = {}
-        self.tokens: dict[str, tuple[str, str]] = dict(TOKENS)
-        self.organisations: dict[str, dict[str, str]] = {"lab": {"me": "write"}, "guests": {"me": "read"}}
-        self.requests: list[tuple[str, str]] = []
-        self.faults: list[Fault] = []
-        self.lock, self.closing = threading.RLock(), threading.Event()
-        self._blobs: dict[str, bytes] = {}
-        self._serial = 0
-        self._folder = folder
-        if folder and (folder / "state.json").exists():
-            self._load(json.loads((folder / "state.json").read_text(encoding="utf-8")))
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = _Server(("127.0.0.1", port), handler)
-        self.port = self._server.server_address[1]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
-        self.cdn = f"http://localhost:{self.port}/cdn"  # another origin, as large files have on the real Hub
-
-    def __enter__(self) -> Hub:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-    def commit(self, name: str, files: Mapping[str, bytes] | Path, kind: str = "dataset", branch: str = "main") -> str:
-        """Replace a branch's files by these, or by a folder's; returns the commit's id. A new repository is public."""
-        with self.lock:
-            repo = self.repos.setdefault((kind, name), Repo(kind, name))
-            if isinstance(files, Path):
-                found = sorted(path for path in files.rglob("*") if path.is_file())
-                files = {path.relative_to(files).as_posix(): path.read_bytes() for path in found}
-            blobs = {path: self.store(content, _is_lfs(path, len(content))) for path, content in files.items()}
-            return self.add(repo, f"refs/heads/{branch}", Commit(blobs, parent=repo.at(branch)))
-
-    def add(self, repo: Repo, ref: str, commit: Commit) -> str:
-        """Let a ref point to a new commit; returns its id, which no other commit ever had."""
-        self._serial += 1
-        digest = hashlib.sha1(f"{repo.kind} {repo.name} {self._serial} {commit.date}".encode())
-        for path, blob in commit.files.items():
-            digest.update(f"{path} {blob.sha256}".encode())
-        repo.commits[digest.hexdigest()] = commit
-        repo.refs[ref] = digest.hexdigest()
-        self.save()
-        return digest.hexdigest()
-
-    def content(self, name: str, kind: str = "model", revision: str = "main") -> dict[str, bytes]:
-        """The files of a revision, without what the Hub itself put there; none where there is no such thing."""
-        repo = self.repos.get((kind, name), Repo(kind, name))
-        return {
-            path: self.read(blob.sha256) for path, blob in repo.files(revision).items() if path != ".gitattributes"
-        }
-
-    def fail(self, call: str, how: Any, times: float = 1, applied: bool = False, **headers: str) -> Fault:
-        """Let calls like "POST /api/models/.*/commit/main" fail; see `Fault`. A path matches as a whole."""
-        method, path = call.split(" ", 1)
-        fault = Fault(method, re.compile(path), how, times, applied, headers)
-        self.faults.append(fault)
-        return fault
-
-    def fault_of(self, method: str, path: str) -> Fault | None:
-        """The fault that hits a call, counted down."""
-        with self.lock:
-            for fault in self.faults:
-                if fault.times > 0 and fault.method == method and fault.path.fullmatch(path):
-                    fault.times -= 1
-                    return fault
-        return None
-
-    def store(self, content: bytes, lfs: bool = False) -> Blob:
-        """Keep a content."""
-        blob = Blob(hashlib.sha256(content).hexdigest(), _git_sha1(content), len(content), lfs)
-        if self._folder:
-            path = self._folder / "blobs" / blob.sha256
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, content)
-        else:
-            self._blobs[blob.sha256] = content
-        return blob
-
-    def holds(self, sha256: str) -> bool:
-        """Whether a content is here."""
-        return (self._folder / "blobs" / sha256).exists() if self._folder else sha256 in self._blobs
-
-    def read(self, sha256: str) -> bytes:
-        """A content by its hash."""
-        return (self._folder / "blobs" / sha256).read_bytes() if self._folder else self._blobs[sha256]
-
-    def save(self) -> None:
-        """Write the state, where there is a folder for it."""
-        if self._folder:
-            repos = [asdict(repo) for repo in self.repos.values()]
-            state = {"serial": self._serial, "repos": repos, "collections": self.collections}
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _replace(self._folder / "state.json", json.dumps(state, indent=1).encode())
-
-    def _load(self, state: Mapping[str, Any]) -> None:
-        self._serial, self.collections = state["serial"], state["collections"]
-        for facts in state["repos"]:
-            for commit_id, one in facts["commits"].items():
-                files = {path: Blob(**blob) for path, blob in one["files"].items()}
-                facts["commits"][commit_id] = Commit(**{**one, "files": files})
-            self.repos[facts["kind"], facts["name"]] = Repo(**facts)
-
-    def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
-        """What a client's process needs to talk to this Hub and to keep its cache in `home`."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        return {
-            **kept,
-            **({"HF_TOKEN": token} if token else {}),
-            "HF_ENDPOINT": self.endpoint,
-            "HF_HOME": str(home),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            "NO_PROXY": "127.0.0.1,localhost",
-            "no_proxy": "127.0.0.1,localhost",
-        }
-
-
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is none of ours; anything else is a fault of this file and is shown."""
-        import sys
-
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
@@ -582,7 +412,7 @@ class _Handler(BaseHTTPRequestHandler):
         here = repo.commits[self.commit_of(repo, named["revision"])].files
         modes = []
         for file in self.given()["files"]:
-            lfs, old = _is_lfs(file["path"], file["size"]), here.get(file["path"])
+            lfs, old = is_lfs(file["path"], file["size"]), here.get(file["path"])
             mode = {"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
             modes.append(mode | ({"oid": old.sha256 if old.lfs else old.git} if old else {}))
         return _json({"files": modes})
@@ -647,7 +477,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not self.hub.holds(value["oid"]):
                 raise Refusal(400, f"LFS pointer points to a file that does not exist: {path}")
             content = self.hub.read(value["oid"])
-            files[path] = Blob(value["oid"], _git_sha1(content), len(content), lfs=True)
+            files[path] = Blob(value["oid"], git_sha1(content), len(content), lfs=True)
         elif key in ("deletedFile", "deletedFolder"):
             gone = [name for name in files if name == path or (key == "deletedFolder" and name.startswith(path))]
             if not gone:
@@ -685,7 +515,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _open(self, repo: Repo, title: str, author: str, base: str, commit: str) -> int:
         number = len(repo.pulls) + 1
-        about = {"num": number, "title": title, "author": {"name": author}, "createdAt": _now(), "status": "open"}
+        about = {"num": number, "title": title, "author": {"name": author}, "createdAt": now(), "status": "open"}
         about |= {"isPullRequest": True, "repo": {"name": repo.name, "type": repo.kind}, "start": commit}
         repo.pulls.append(about | {"changes": {"base": f"refs/heads/{base}"}, "filesWithConflicts": [], "events": []})
         repo.refs[f"refs/pr/{number}"] = commit
@@ -736,7 +566,7 @@ class _Handler(BaseHTTPRequestHandler):
         pull = self._pull(self.repo(named, write=True), named["number"])
         pull["status"] = self.given()["status"]
         self.hub.save()
-        event = {"id": "0", "type": "status-change", "createdAt": _now(), "data": {"status": pull["status"]}}
+        event = {"id": "0", "type": "status-change", "createdAt": now(), "data": {"status": pull["status"]}}
         return _json({"newStatus": event})
 
     # Collections
@@ -755,7 +585,7 @@ class _Handler(BaseHTTPRequestHandler):
         if slug in self.hub.collections:
             raise Refusal(409, "This collection exists", slug=slug)
         facts = {"slug": slug, "title": given["title"], "description": given.get("description"), "items": []}
-        facts |= {"owner": {"name": given["namespace"]}, "lastUpdated": _now(), "private": bool(given.get("private"))}
+        facts |= {"owner": {"name": given["namespace"]}, "lastUpdated": now(), "private": bool(given.get("private"))}
         self.hub.collections[slug] = facts | {"position": 0, "theme": "green", "upvotes": 0}
         self.hub.save()
         return _json(self.hub.collections[slug])
@@ -794,24 +624,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _json(content: object) -> Answer:
     return Answer(json.dumps(content).encode())
-
-
-def _git_sha1(content: bytes) -> str:
-    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-
-
-def _is_lfs(path: str, size: int) -> bool:
-    return size > 0 and (path.endswith(LFS_SUFFIXES) or size > REGULAR_LIMIT)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    writing = path.with_name(f"{path.name}.{threading.get_ident()}.writing")
-    writing.write_bytes(content)
-    os.replace(writing, path)
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Publishing rankers, negatives and retrievers on the Hugging Face Hub."""
+"""Publishing to the Hub: what is staged, how it is sent, and how anyone checks it."""

@@ -47,6 +47,7 @@ class Hub(State):
     def __init__(self, folder: Path | None = None, port: int = 0):
         super().__init__(folder)
         self.requests: list[tuple[str, str]] = []
+        self.unverified: set[str] = set()  # LFS objects that arrived, but were not asked about yet
         self.closing = threading.Event()
         self._server = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
         self.port = self._server.server_address[1]
@@ -423,7 +424,7 @@ class _Handler(BaseHTTPRequestHandler):
         objects = []
         for one in self.given()["objects"]:
             about = {"oid": one["oid"], "size": one["size"]}
-            if not self.hub.holds(one["oid"]):
+            if one["oid"] in self.hub.unverified or not self.hub.holds(one["oid"]):
                 verify = {"href": f"{self.hub.endpoint}/{named['prefix']}{named['repo']}.git/info/lfs/verify"}
                 about["actions"] = {"upload": {"href": f"{self.hub.cdn}/{one['oid']}"}, "verify": verify}
             objects.append(about)
@@ -434,6 +435,7 @@ class _Handler(BaseHTTPRequestHandler):
         if hashlib.sha256(self.body).hexdigest() != named["sha256"]:
             raise Refusal(400, "the content is not what its name says")
         self.hub.store(self.body)
+        self.hub.unverified.add(named["sha256"])
         return Answer()
 
     @route("POST", "/{prefix}{repo}\\.git/info/lfs/verify")
@@ -441,6 +443,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.repo(named, write=True)
         if not self.hub.holds(self.given()["oid"]):
             raise Refusal(404, "no such object")
+        self.hub.unverified.discard(self.given()["oid"])
         return _json({})
 
     @route("POST", "/api/{kind}/{repo}/commit/{revision}")
@@ -574,7 +577,8 @@ class _Handler(BaseHTTPRequestHandler):
     @route("GET", "/api/collections")
     def list_collections(self, named: dict[str, str]) -> Answer:
         owner = self.query("owner")
-        return _json([one for one in self.hub.collections.values() if owner in (None, one["owner"]["name"])])
+        listed = [one for one in self.hub.collections.values() if owner in (None, one["owner"]["name"])]
+        return _json([{name: value for name, value in one.items() if name != "position"} for one in listed])
 
     @route("POST", "/api/collections")
     def create_collection(self, named: dict[str, str]) -> Answer:

@@ -25,12 +25,14 @@ OLD = {"README.md": b"old", "model.safetensors": b"old" * 99, "gone.safetensors"
 @pytest.fixture
 def hub(monkeypatch):
     """A Hub that the clients of this process may talk to, without Xet, and without the library's own waits."""
+    import huggingface_hub.file_download as downloads
     import huggingface_hub.utils._http as http
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(http, "time", SimpleNamespace(sleep=lambda seconds: None))
+    for module in (http, downloads):
+        monkeypatch.setattr(module, "time", SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None}))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     with Hub() as hub:
         yield hub

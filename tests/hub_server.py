@@ -5,8 +5,8 @@ and redirects to another origin, trees, commits, LFS uploads, branches, tags, pu
 all behind tokens of different rights. Commits have ids of their own, so that a pinned one keeps its files when `main`
 moves on. `hub.fail(...)` makes calls fail on demand. With a folder, everything outlives the process: `make hub`.
 
-Clients read HF_ENDPOINT when they are imported: give them `hub.environment(home)` in a process of their own. Not Xet:
-that environment switches it off, and large files go by LFS. What passes here is necessary for the real Hub, not
+Clients read HF_ENDPOINT when they are imported: give them `hub.environment(home)` in a process of their own. Large
+files go by LFS, or by Xet where the Hub has a folder for it. What passes here is necessary for the real Hub, not
 sufficient: there is no scan for secrets, no quota, and cards are hardly validated.
 """
 
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import hub_xet
 from hub_state import LFS_SUFFIXES, Blob, Commit, Repo, State, git_sha1, is_lfs, now
 
 KINDS = {"datasets": "dataset", "models": "model", "spaces": "space"}
@@ -42,10 +43,12 @@ class Hub(State):
     Args:
         folder: where repositories and files are kept; memory alone where None.
         port: 0 for a free one.
+        xet: folder for Xet's chunks; without one, clients must have HF_HUB_DISABLE_XET=1.
     """
 
-    def __init__(self, folder: Path | None = None, port: int = 0):
+    def __init__(self, folder: Path | None = None, port: int = 0, xet: Path | None = None):
         super().__init__(folder)
+        self.xet, self.xet_files = xet, {} if xet is None else hub_xet.files_of(xet)
         self.requests: list[tuple[str, str]] = []
         self.unverified: set[str] = set()  # LFS objects that arrived, but were not asked about yet
         self.closing = threading.Event()
@@ -72,7 +75,7 @@ class Hub(State):
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_XET": "0" if self.xet else "1",
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
         }
@@ -384,6 +387,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not blob.lfs:
             return self.ranged(blob, headers | {"ETag": f'"{blob.git}"'})
         headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size)}
+        if blob.sha256 in self.hub.xet_files:
+            token = f"{self.hub.endpoint}/api/{repo.kind}s/{repo.name}/xet-read-token/{commit}"
+            headers |= {"X-Xet-Hash": self.hub.xet_files[blob.sha256][0], "Link": f'<{token}>; rel="xet-auth"'}
         return Answer(b"", 302, headers | {"Location": f"{self.hub.cdn}/{blob.sha256}"})
 
     @route("GET", "/cdn/{sha256}")
@@ -477,6 +483,7 @@ class _Handler(BaseHTTPRequestHandler):
         if key == "file":
             files[path] = self.hub.store(base64.b64decode(value["content"]))
         elif key == "lfsFile":
+            self._fetch_by_xet(value["oid"])
             if not self.hub.holds(value["oid"]):
                 raise Refusal(400, f"LFS pointer points to a file that does not exist: {path}")
             content = self.hub.read(value["oid"])
@@ -487,6 +494,26 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
             for name in gone:
                 del files[name]
+
+    @route("GET", "/api/{kind}/{repo}/xet-(?P<way>write|read)-token/{revision}")
+    def xet_token(self, named: dict[str, str]) -> Answer:
+        way = named.pop("way")
+        self.repo(named, write=way == "write")
+        if self.hub.xet is None:
+            raise Refusal(404, "this Hub has no folder for Xet")
+        facts = {"casUrl": f"local://{self.hub.xet}", "exp": hub_xet.EXPIRES, "accessToken": "local"}
+        names = {"casUrl": "X-Xet-Cas-Url", "exp": "X-Xet-Token-Expiration", "accessToken": "X-Xet-Access-Token"}
+        answer = _json(facts)
+        answer.headers = {names[name]: str(value) for name, value in facts.items()}
+        return answer
+
+    def _fetch_by_xet(self, sha256: str) -> None:
+        """Take a content over that came by Xet."""
+        if self.hub.xet is None or self.hub.holds(sha256):
+            return
+        self.hub.xet_files = hub_xet.files_of(self.hub.xet)
+        if sha256 in self.hub.xet_files:
+            self.hub.store(hub_xet.fetch(self.hub.xet, *self.hub.xet_files[sha256]))
 
     @route("POST", "/api/{kind}/{repo}/branch/{branch}")
     def create_branch(self, named: dict[str, str]) -> Answer:

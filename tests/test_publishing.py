@@ -386,7 +386,7 @@ def test_a_damaged_download_is_noticed(hub, tmp_path, how, file):
     finishes(hub, tmp_path, before)
 
 
-KILLED = """
+ALONE = """
 import sys
 from pathlib import Path
 from r2anker_hf.publishing.hub import publish
@@ -399,7 +399,7 @@ def test_a_killed_publication_is_finished_by_the_next(hub, tmp_path, call):
     before = start(hub, tmp_path, "")
     fault = hub.fail(call, "stall", times=1)
     environment = hub.environment(tmp_path / "home", "hf_write") | {"PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder(tmp_path, NEW))], env=environment)
+    process = subprocess.Popen([sys.executable, "-c", ALONE, str(folder(tmp_path, NEW))], env=environment)
     while fault.times and process.poll() is None:
         time.sleep(0.02)
     assert process.poll() is None
@@ -407,6 +407,19 @@ def test_a_killed_publication_is_finished_by_the_next(hub, tmp_path, call):
     process.wait()
     assert hub.content("me/ranker") == (NEW if "tag" in call else before)
     finishes(hub, tmp_path, before)
+
+
+def test_by_xet_as_by_lfs(tmp_path):
+    """Large files as the real Hub's clients send and fetch them: in chunks."""
+    pytest.importorskip("hf_xet")
+    files = NEW | {"model.safetensors": bytes(range(256)) * 1000}
+    with Hub(xet=tmp_path / "xet") as hub:
+        environment = hub.environment(tmp_path / "home", "hf_write") | {"PYTHONPATH": str(REPOSITORY)}
+        subprocess.run([sys.executable, "-c", ALONE, str(folder(tmp_path, files))], env=environment, check=True)
+        published(hub, tmp_path / "staged")
+        called = [path for _, path in hub.requests]
+    assert any("xet-write-token" in path for path in called) and any("xet-read-token" in path for path in called)
+    assert not any(path.startswith("/cdn/") or "lfs" in path for path in called)
 
 
 def test_three_repositories_in_one_collection(hub, tmp_path):

@@ -229,7 +229,7 @@ class _Publication:
         if info is None:
             raise PublishingError(f"{calls.name}: was made, but cannot be read")
         if private and not info.private:
-            raise PublishingError(f"{calls.name} is public, but private was asked for; make it private yourself first")
+            raise PublishingError(f"{calls.name} is public, but private was asked for; say public, or make it private")
         head, main = info.sha, calls.tree(info.sha)
         self._check_owner(head, main)
         refs = calls.refs()

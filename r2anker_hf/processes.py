@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+GLOO_LETS_GO_S = 0.2
+"""Seconds at the end of a launch; what it waits for takes microseconds on a processor that has time for it."""
 
 
 def processes() -> PartialState:
@@ -14,6 +20,19 @@ def processes() -> PartialState:
     from accelerate import PartialState
 
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+@atexit.register
+def _leave() -> None:
+    """Leave the group before the interpreter ends, and let its threads let go of their last tensors.
+
+    A thread of gloo that frees a tensor of the last gathering needs the interpreter's lock for it; if the interpreter
+    is ending by then, PyTorch 2.13 aborts the whole process, though all its work is done.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+        time.sleep(GLOO_LETS_GO_S)
 
 
 def my_share(work: list) -> list:

@@ -182,23 +182,11 @@ class CrossEncoderRanker:
         limits = {"max_length": self.encoder.max_length, "max_query_length": self.encoder.max_query_length}
         self.model.config.r2anker = limits
         self.model.config.id2label, self.model.config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
-        self.model.config.sbert_ce_default_activation_function = IDENTITY
-        library = _installed("sentence-transformers")
-        self.model.config.sentence_transformers = {"activation_fn": IDENTITY, "version": library}
         self.model.save_pretrained(folder)
         self.tokenizer.model_max_length = self.encoder.max_length
         self.tokenizer.save_pretrained(folder)
-        _edit_json(folder / "tokenizer_config.json", _portable_tokenizer(self.tokenizer))
-        _edit_json(
-            folder / "config_sentence_transformers.json",
-            {
-                "model_type": "CrossEncoder",
-                "__version__": {"sentence_transformers": library},
-                "activation_fn": IDENTITY,
-                "prompts": {},
-                "default_prompt_name": None,
-            },
-        )
+        edit_json(folder / "tokenizer_config.json", portable_tokenizer(self.tokenizer))
+        write_activation(folder)
 
     def _scores(
         self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, progress: bool
@@ -299,7 +287,25 @@ def _buffers(pairs: Iterable[tuple[str, str]], size: int) -> Iterable[list[tuple
         yield buffer
 
 
-def _portable_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def write_activation(folder: Path) -> None:
+    """Write into a saved ranker, wherever a version of sentence-transformers reads it, that scores are raw logits."""
+    library = _installed("sentence-transformers")
+    in_config = {"activation_fn": IDENTITY, "version": library}
+    changes = {"sbert_ce_default_activation_function": IDENTITY, "sentence_transformers": in_config}
+    edit_json(folder / "config.json", changes)
+    edit_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "model_type": "CrossEncoder",
+            "__version__": {"sentence_transformers": library},
+            "activation_fn": IDENTITY,
+            "prompts": {},
+        },
+    )
+
+
+def portable_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Keys of tokenizer_config.json with which every version of transformers makes the same inputs; None removes."""
     # a class that only transformers 5 knows would be loaded elsewhere without token_type_ids, and score differently
     name = type(tokenizer).__name__
     return {
@@ -307,14 +313,14 @@ def _portable_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         "model_input_names": list(tokenizer.model_input_names),
         "is_local": None,
         "local_files_only": None,
+        "name_or_path": None,
     }
 
 
-def _edit_json(path: Path, changes: Mapping[str, Any]) -> None:
-    """Set keys of a JSON file, made anew where it is missing; None removes a key where it stands."""
+def edit_json(path: Path, changes: Mapping[str, Any]) -> None:
+    """Set keys of a JSON file, made anew where it is missing; None removes a key."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    removed = {name for name in content if changes.get(name, content) is None}
-    content = {name: value for name, value in {**content, **changes}.items() if name not in removed}
+    content = {name: value for name, value in {**content, **changes}.items() if name not in changes or value is not None}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

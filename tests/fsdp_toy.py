@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from r2anker_hf.gradient_cache import cached_backward
 from r2anker_hf.padding_free import forward, is_padding_free, use_padding_free
+from r2anker_hf.processes import processes
 
 
 def chunks_of(model, rows):
@@ -24,8 +25,7 @@ def load(path):
 
 
 if __name__ == "__main__":
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
+    rank = processes().process_index
     alone, sharded = load(sys.argv[1]), load(sys.argv[1])
     for layer in sharded.bert.encoder.layer:
         fully_shard(layer)

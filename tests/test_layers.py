@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "listwise": {"losses", "collator", "padding_free", "gradient_cache", "health", "negatives.sampling"},
     "distillation": {"losses", "collator", "padding_free", "negatives.sampling"},
     "pretraining": {"losses", "collator", "padding_free", "negatives.sampling"},
-    "publishing": {"evaluation", "report", "rankers", "negatives"},
+    "publishing": {"evaluation", "report", "stage", "rankers", "negatives", "retrievers", "config"},
     "stage": {"config", "files", "processes"},
 }
 

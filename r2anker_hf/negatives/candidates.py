@@ -237,7 +237,7 @@ def write_manifest(
         leftover.unlink()
     splits = {mining.collection.split: _split_facts(folder, mining) for mining in minings}
     manifest: dict[str, Any] = {
-        "collection": {"name": name or _public_name(first.collection.name), "revision": first.collection.revision},
+        "collection": {"name": name or public_name(first.collection.name), "revision": first.collection.revision},
         "use_titles": first.collection.corpus.use_titles,
         "documents": len(first.collection.corpus),
         "corpus": _corpus_source(folder, first.collection),
@@ -279,7 +279,7 @@ def run_facts(path: str | os.PathLike) -> dict[str, Any]:
     origin = json.loads(provenance.read_text(encoding="utf-8"))
     left_out = {*_NOT_SETTINGS, *_OF_OTHER_RETRIEVERS.get(settings.get("retriever"), ())}
     facts["settings"] = {
-        key: _public_name(value)
+        key: public_name(value)
         for key, value in settings.items()
         if key not in left_out and value is not None and value != {}
     }
@@ -388,7 +388,7 @@ def _split_facts(folder: Path, mining: Mining) -> dict[str, Any]:
     return {"queries": total.rows, "queries_without_positive": queries - total.rows, **total.summary(mining.facts)}
 
 
-def _public_name(value: Any) -> Any:
+def public_name(value: Any) -> Any:
     """Text as it may be published: of a path on this machine, the last part."""
     if not isinstance(value, str):
         return value

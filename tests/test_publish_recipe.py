@@ -58,9 +58,7 @@ def test_a_dry_run_shows_everything_and_sends_nothing(hub, publish, monkeypatch,
 
 def test_without_a_token_it_is_staged_and_the_same_command_goes_on(hub, publish, monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(
-        PublishingError, match="no token: set HF_TOKEN.* Staged in .*; the same command goes on"
-    ):
+    with pytest.raises(PublishingError, match="no token: set HF_TOKEN.* Staged in .*; the same command goes on"):
         publish()
     before = staged(tmp_path / "out")
     assert before and hub.requests == []

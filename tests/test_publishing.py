@@ -110,6 +110,19 @@ def test_public_only_at_the_end(hub, tmp_path):
     assert hidden == [True] and not receipt.private and not published(hub, staged).private
 
 
+def test_a_card_that_the_hub_refuses(hub, tmp_path):
+    staged = folder(tmp_path, NEW | {"README.md": b"---\nlicense: mit\n"})
+    with pytest.raises(PublishingError, match="committing to publish-.* the metadata block is not closed"):
+        send(hub, staged)
+    assert hub.content("me/ranker") == {}
+
+
+def test_a_repository_that_is_there_only_after_a_while(hub, tmp_path):
+    hub.fail("GET /api/models/me/ranker/revision/main", 404, times=3, X_Error_Code="RepoNotFound")
+    hub.fail("GET /api/models/me/ranker/revision/publish-.*", 404, times=2, X_Error_Code="RevisionNotFound")
+    assert send(hub, folder(tmp_path, NEW)).new
+
+
 def test_large_files_are_sent_once(hub, tmp_path):
     send(hub, folder(tmp_path, NEW))
     puts = [path for method, path in hub.requests if method == "PUT"]

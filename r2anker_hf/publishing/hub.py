@@ -225,9 +225,7 @@ class _Publication:
         info = calls.info()
         if info is None:
             calls.create_repo()
-            info = calls.info()
-        if info is None:
-            raise PublishingError(f"{calls.name}: was made, but cannot be read")
+            info = calls.made("main")
         if private and not info.private:
             raise PublishingError(f"{calls.name} is public, but private was asked for; say public, or make it private")
         head, main = info.sha, calls.tree(info.sha)
@@ -264,10 +262,7 @@ class _Publication:
 
     def _to_main(self, head: str, checks: Callable[[Path], None] | None) -> str:
         self.calls.create_branch(self.branch, head)
-        on_branch = self.calls.info(self.branch)
-        if on_branch is None:
-            raise PublishingError(f"{self.calls.name}: branch {self.branch} was made, but cannot be read")
-        staged = self._commit(self.branch, on_branch.sha)
+        staged = self._commit(self.branch, self.calls.made(self.branch).sha)
         self._verified(staged, checks)
         return self._commit("main", head, verified=staged)
 
@@ -449,6 +444,17 @@ class _Calls:
 
         return self.read("reading the repository", ask)
 
+    def made(self, revision: str) -> Any:
+        """The same of a revision that was just made; what is not there yet is waited for."""
+
+        def ask() -> Any:
+            info = self.info(revision)
+            if info is None:
+                raise ConnectionError(f"{revision} was made, but is not there")
+            return info
+
+        return self.read(f"reading {revision}", ask)
+
     def tree(self, commit: str) -> dict[str, Any]:
         """Files of a commit by path."""
 
@@ -580,7 +586,9 @@ def _asked_wait(error: BaseException) -> float:
 
 
 def _line(error: BaseException) -> str:
-    """The innermost reason, in one line."""
+    """The reason, in one line."""
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        return " ".join(str(error).split())  # what the Hub finds wrong with a card, among others
     for one in _chain(error):
         status = _status(one)
         if status is not None:

@@ -320,7 +320,9 @@ def portable_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 def edit_json(path: Path, changes: Mapping[str, Any]) -> None:
     """Set keys of a JSON file, made anew where it is missing; None removes a key."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    content = {name: value for name, value in {**content, **changes}.items() if name not in changes or value is not None}
+    content = {
+        name: value for name, value in {**content, **changes}.items() if name not in changes or value is not None
+    }
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -115,7 +115,7 @@ def _write_provenance(folder: Path, config: Any, digests: Mapping[str, str], sec
 
 
 def digest_of(value: str | Path) -> str:
-    """What provenance records of an input: a file's sha256, of a folder that of its files; a text stands for itself."""
+    """What provenance records of an input: the sha256 of a file, or of a folder's files; a text stands for itself."""
     if not isinstance(value, Path):
         return value
     if value.is_file():

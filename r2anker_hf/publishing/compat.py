@@ -78,7 +78,7 @@ def _rewrite_ranker(folder: Path) -> None:
     architectures = config.get("architectures") or ["none"]
     if not architectures[0].endswith("ForSequenceClassification"):
         raise InputError(
-            f"{folder / 'config.json'}: the architecture is {architectures[0]}, but a ranker is ...ForSequenceClassification"
+            f"{folder / 'config.json'}: the architecture is {architectures[0]}, not ...ForSequenceClassification"
         )
     if len(config.get("id2label", {})) > 1 or config.get("num_labels", 1) > 1:
         raise InputError(f"{folder / 'config.json'}: several labels, but a ranker has one")

@@ -81,7 +81,9 @@ def gather(
     folder = Path(report_folder)
     report = read_report(folder)
     config = _config(folder)
-    paths = {s.name: Path(runs.get(s.name) or config["runs"].get(s.name, f"no run of {s.name}")) for s in report.systems}
+    paths = {
+        s.name: Path(runs.get(s.name) or config["runs"].get(s.name, f"no run of {s.name}")) for s in report.systems
+    }
     for system in report.systems:
         _check_run(folder, paths[system.name], system.run_sha256)
     qrels = _qrels(config)

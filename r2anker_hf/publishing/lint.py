@@ -1,4 +1,4 @@
-"""What must not be published, looked for in every byte: pickles, code, tokens, paths of this machine, training rows."""
+"""What must not be published, looked for in every byte: pickles, code, tokens, local paths, training rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib",
 SUFFIXES = (".json", ".safetensors", ".md", ".txt", ".png", ".gz", ".parquet", ".yaml", ".model")
 # Text or numbers that somebody else wrote: a word there may be a machine's name, and "/home/..." an example.
 DATA_SUFFIXES = (".parquet", ".safetensors", ".gz", ".model", ".png")
-DATA_NAMES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+DATA_NAMES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
 TOKENS = {
     "a Hugging Face token": rb"\b(?:hf|api_org)_([A-Za-z0-9]{30,})",
     "a GitHub token": rb"\b(?:gh[pousr]_|github_pat_)([A-Za-z0-9_]{36,})",
@@ -61,7 +68,9 @@ def this_machine(*folders: str | os.PathLike) -> Machine:
     host = socket.gethostname().partition(".")[0]
     token = huggingface_hub.get_token()
     return Machine(
-        tuple(found), host if len(host) > 3 and host != "localhost" else None, {"your Hub token": token} if token else {}
+        tuple(found),
+        host if len(host) > 3 and host != "localhost" else None,
+        {"your Hub token": token} if token else {},
     )
 
 

@@ -94,7 +94,7 @@ def story(tiny_model, tmp_path_factory):
             f"rerank --ranker me/ranker --ranker_revision {{ranker}} {SIZES} --split test --run {out}/test/run.trec "
             f"--depth 10 --output_dir {out}/reranked_from_hub",
             "verify --repo_id me/ranker --revision {ranker}",
-            "verify --repo_id me/negatives --repo_type dataset --revision {negatives}",
+            "verify --repo_id me/negatives --revision {negatives}",
         ]
         printed = child(hub, out / "home", RECIPES, json.dumps(recipes))
         yield hub, out, printed

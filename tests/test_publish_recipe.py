@@ -4,11 +4,12 @@ import json
 
 import pytest
 from hub_server import Hub
-from test_candidates_hub import collection, mined
-from test_recipes import recipe
+from test_recipes import SIZES, recipe
 
+from r2anker_hf.collection import load_collection
 from r2anker_hf.config import parse_config
 from r2anker_hf.publishing.hub import PublishingError
+from r2anker_hf.run import Run
 
 pytestmark = pytest.mark.hub
 
@@ -18,7 +19,9 @@ def hub(monkeypatch):
     from huggingface_hub import constants
 
     with Hub() as hub:
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
@@ -26,12 +29,29 @@ def hub(monkeypatch):
         yield hub
 
 
+@pytest.fixture(scope="module")
+def negatives(tmp_path_factory):
+    """A folder that mine.py wrote."""
+    folder = tmp_path_factory.mktemp("mined")
+    collection = load_collection("apidocs", "train", passages=150, test=20, dev=15)
+    doc_ids = collection.corpus.ids[:5]
+    run = {
+        query_id: [(doc_id, -float(rank)) for rank, doc_id in enumerate(doc_ids)] for query_id in collection.queries
+    }
+    Run(run, "bm25").write_trec(folder / "run.trec")
+    options = (
+        f"--collection apidocs {SIZES} --runs bm25={folder}/run.trec --audit_queries 0 --output_dir {folder}/mined"
+    )
+    module = recipe("mine")
+    module.main(*parse_config(module.MiningConfig, args=options.split()))
+    return folder / "mined"
+
+
 @pytest.fixture
-def publish(tmp_path):
+def publish(negatives, tmp_path):
     """Run the recipe over mined negatives; its options are appended."""
     module = recipe("publish")
-    mined(tmp_path / "negatives", collection())
-    options = ["--kind", "negatives", "--folder", str(tmp_path / "negatives"), "--repo_id", "me/negatives"]
+    options = ["--kind", "negatives", "--folder", str(negatives), "--repo_id", "me/negatives"]
     options += ["--output_dir", str(tmp_path / "out"), "--licence", "mit"]
 
     def run(*more):
@@ -82,12 +102,15 @@ def test_without_a_network_it_is_staged(hub, publish, monkeypatch, tmp_path):
     assert staged(tmp_path / "out") and hub.requests == []
 
 
-def test_rows_are_counted(publish, tmp_path):
-    out = publish("--dry_run")
+def test_what_was_downloaded_is_held_against_itself(publish, tmp_path):
+    """Rows against the manifest, the card against both, and the files that the card names."""
+    staged = publish("--dry_run") / "staged"
     check = recipe("publish").check
-    check("negatives", out / "staged")
-    manifest = json.loads((out / "staged/manifest.json").read_text())
-    manifest["splits"]["train"]["queries"] += 1
-    (out / "staged/manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(PublishingError, match="train holds 3 rows, but manifest.json counts 4"):
-        check("negatives", out / "staged")
+    check("negatives", staged)
+    card = (staged / "README.md").read_text()
+    (staged / "README.md").write_text(card.replace("candidates/train-", "candidates/nowhere-"))
+    with pytest.raises((PublishingError, FileNotFoundError)):
+        check("negatives", staged)
+    (staged / "README.md").write_text(card.replace("115 queries", "116 queries"))
+    with pytest.raises(PublishingError, match="README.md"):
+        check("negatives", staged)

@@ -74,7 +74,7 @@ def test_a_folder_becomes_one_private_commit_with_a_tag_and_a_receipt(hub, tmp_p
     repo = published(hub, staged)
     assert repo.private and receipt.private and receipt.new and receipt.version == "v1.0.0"
     assert receipt.commit == repo.refs["refs/heads/main"]
-    assert seen == [[".gitattributes", "README.md", "config", "model.safetensors"]]
+    assert seen == [["README.md", "config", "model.safetensors"]]
     receipt.write(tmp_path / "receipt.json")
     written = json.loads((tmp_path / "receipt.json").read_text())
     assert written["files"]["config/a.json"] == {

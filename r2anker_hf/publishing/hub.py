@@ -156,7 +156,7 @@ def publish(
         repo_type: model, dataset or space (a static one).
         version: 1.2.3, tagged v1.2.3. A tag is never moved.
         private: True refuses a public repository; False makes a private one public at the end.
-        checks: of the downloaded folder, such as loading it and scoring; raises what should stop the publication.
+        checks: of a folder of what was downloaded, such as loading it and scoring; raises what should stop all.
         token: of the Hub; default HF_TOKEN or who is logged in.
         endpoint: of the Hub; default HF_ENDPOINT or huggingface.co.
         limits: timeouts and attempts.
@@ -323,8 +323,15 @@ class _Publication:
                     f"{self.calls.name}@{commit}: what was downloaded differs from {self.staged}: {_some(differing)}"
                 )
             if checks:
-                checks(folder)
+                checks(self._plain(got, Path(scratch) / "plain"))
         return commit
+
+    def _plain(self, got: Mapping[str, Path], folder: Path) -> Path:
+        """What was downloaded as a folder of files; a cache is one of links, beside which the Hub's own lie."""
+        for path in self.files:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            os.link(got[path].resolve(), folder / path)
+        return folder
 
     def _equal(self, tree: Mapping[str, Any]) -> bool:
         return not self._differing(tree)

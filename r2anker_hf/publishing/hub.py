@@ -47,8 +47,8 @@ class Limits:
         timeout: for a connection, and for each next piece of an answer.
         deadline: for the whole publication; calls that run then are waited for, no new one is made.
         attempts: how often a call is made that fails for reasons that pass (no connection, 429, 5xx).
-        first_wait: before the second attempt; doubled with each, unless the Hub names a time.
-        longest_wait: between two attempts.
+        first_wait: before the second attempt; doubled with each.
+        longest_wait: between two attempts, unless the Hub asks for more.
     """
 
     timeout: float = 60.0
@@ -409,7 +409,7 @@ class _Calls:
                 answer = settled()
                 if answer is not None:
                     return answer
-                pause = min(max(wait, _asked_wait(error)), self.limits.longest_wait)
+                pause = max(min(wait, self.limits.longest_wait), _asked_wait(error))
                 left = self.limits.deadline - (time.monotonic() - self.started) - pause
                 if not _passes(error) or attempt == self.limits.attempts or left < 0:
                     raise PublishingError(f"{self.name}: {what}: {_line(error)}") from error

@@ -123,11 +123,7 @@ def _of_file(path: Path, machine: Machine) -> Iterator[str]:
         yield f"is no file that is published; those end in {', '.join(SUFFIXES)}"
     else:
         yield from _malformed(path, machine)
-        seen = set()
-        for piece in _pieces(path):
-            new = [line for line in _in_piece(piece, machine, _is_data(path)) if line not in seen]
-            seen.update(new)
-            yield from new
+        yield from dict.fromkeys(line for piece in _pieces(path) for line in _in_piece(piece, machine, _is_data(path)))
 
 
 def _is_pickle(path: Path) -> bool:
@@ -234,7 +230,8 @@ def _shown(piece: bytes, start: int) -> str:
 
 def _training_rows(folder: Path, paths: list[Path], training: Iterable[str]) -> list[str]:
     """Training texts in the files that somebody reads; long ones are looked for by their first words."""
-    readable = [path for path in paths if not _is_data(path) and path.suffix in (".md", ".json", ".yaml", ".txt")]
+    suffixes = (".md", ".json", ".yaml", ".txt")
+    readable = [p for p in paths if not p.is_symlink() and not _is_data(p) and p.suffix in suffixes]
     texts = {path: f" {_words(path.read_text(encoding='utf-8', errors='replace'))} " for path in readable}
     if not texts:
         return []

@@ -11,7 +11,9 @@ names exist. Prints what holds and what does not, and ends with exit code 1 if a
 from __future__ import annotations
 
 import re
+import shutil
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,11 +34,14 @@ class VerificationConfig:
 
 
 def main(config: VerificationConfig) -> None:
-    folder = Path(config.folder) if config.folder else download(str(config.repo_id), config.revision)
     lines = []
-    for line in verify_folder(folder):
-        print(line, flush=True)
-        lines.append(line)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(config.folder or scratch)
+        if config.repo_id:
+            download(config.repo_id, config.revision, folder)
+        for line in verify_folder(folder):
+            print(line, flush=True)
+            lines.append(line)
     failed = sum(bool(line.failures) for line in lines)
     unchecked = sum(line.failures is None for line in lines)
     print(f"\n{len(lines) - failed - unchecked} hold, {failed} fail, {unchecked} were not checked")
@@ -44,8 +49,8 @@ def main(config: VerificationConfig) -> None:
         sys.exit(1)
 
 
-def download(repo_id: str, revision: str | None) -> Path:
-    """All files of a repository, a model's or a dataset's, at one commit."""
+def download(repo_id: str, revision: str | None, folder: Path) -> None:
+    """All files of a repository, a model's or a dataset's, at one commit, without what the Hub adds."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -57,7 +62,10 @@ def download(repo_id: str, revision: str | None) -> Path:
                 continue
             if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
                 print(f"{repo_id}: {revision or 'main'} is commit {commit}")
-            return Path(snapshot_download(repo_id, repo_type=repo_type, revision=commit))
+            snapshot_download(repo_id, repo_type=repo_type, revision=commit, local_dir=folder)
+            shutil.rmtree(folder / ".cache", ignore_errors=True)
+            (folder / ".gitattributes").unlink(missing_ok=True)
+            return
     except (OSError, ValueError) as error:
         raise InputError(f"{repo_id}: cannot be downloaded: {str(error).splitlines()[0]}") from error
     raise InputError(f"{repo_id}: no such model or dataset on the Hub, or it is not open to you")

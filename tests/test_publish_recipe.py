@@ -93,6 +93,13 @@ def test_without_a_token_it_is_staged_and_the_same_command_goes_on(hub, publish,
     assert "published before, nothing new" in capsys.readouterr().out
 
 
+def test_what_is_published_is_verified(hub, publish, capsys):
+    publish("--version", "2.0.0")
+    verify = recipe("verify")
+    verify.main(*parse_config(verify.VerificationConfig, args=["--repo_id", "me/negatives", "--revision", "v2.0.0"]))
+    assert " 0 fail" in capsys.readouterr().out
+
+
 def test_without_a_network_it_is_staged(hub, publish, monkeypatch, tmp_path):
     from huggingface_hub import constants
 

@@ -147,7 +147,7 @@ def stage(
             training = _stage_negatives(folder, into, repo_id, stated)
         else:
             training = _stage_model(kind, folder, into, repo_id, Path(report) if report else None, stated)
-        refuse(findings(into, this_machine(folder), training))
+        refuse([line for line in findings(into, this_machine(folder), training) if not line.startswith(_BEGUN)])
         return Staged(kind, repo_id, KINDS[kind], into, _publish(kind, repo_id, into))
     except BaseException:
         shutil.rmtree(into, ignore_errors=True)

@@ -28,9 +28,11 @@ STAGES = (
     "train_ranker",
     "rerank",
     "score",
+    "publish",
 )
 STAGE_OF = {"retrieve_bm25": "retrieve", "retrieve_dense": "retrieve", "retrieve_splade": "retrieve"}
 STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever"}
+STAGE_OF |= {"publish_negatives": "publish", "publish_ranker": "publish"}
 # accelerate's own launcher starts several processes on CPUs through MPI alone; torch's does without
 LAUNCH = "-m torch.distributed.run --standalone --nproc_per_node 2"
 
@@ -53,8 +55,8 @@ def recipe(stage):
 def configs(stage):
     module = recipe(stage)
     own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == stage]
-    training = {"train_ranker": "ListwiseConfig", "train_retriever": "RetrieverTraining"}.get(stage)
-    return [*own, getattr(module, training)] if training else own
+    imported = {"train_ranker": "ListwiseConfig", "train_retriever": "RetrieverTraining", "publish": "Stated"}
+    return [*own, getattr(module, imported[stage])] if stage in imported else own
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +168,7 @@ def test_every_yaml_parses(path):
         return
     stage = STAGE_OF.get(path.stem, path.stem)
     required = {"output_dir": "x", "negatives": "x", "ranker": "x", "run": "x", "runs": "bm25=x", "model": "x"}
+    required |= {"folder": "x", "repo_id": "me/x"}
     if stage == "train_ranker":
         required |= {"use_cpu": "true", "mixed_precision": "no"}  # no GPU is needed to parse
     given = yaml.safe_load(path.read_text())

@@ -234,7 +234,7 @@ class CrossEncoderRanker:
         bar.update(len(pairs))
         return scores
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode autocast would cast the weights anew for every batch
     def _logits(self, parts: Iterable[Sequence[tuple[Text, Text]]]) -> np.ndarray:
         """Logits of batches of pairs, one after the other."""
         device = self.model.device

@@ -149,11 +149,14 @@ def dense(size: int, queries: int) -> dict:
     texts = dict(enumerate(zipf_texts(queries, 6, seed=2**31)))
 
     def direct(retriever):
-        vectors = retriever._encode_queries(list(texts), list(texts.values()))
         index = faiss.IndexFlatIP(DIMENSIONS)
         for shard in retriever._shards:
             index.add(np.ascontiguousarray(shard))
-        return {"faiss": lambda: index.search(vectors, min(DEPTH, size))}
+
+        def search():  # as the other side, from texts
+            index.search(retriever._encode_queries(list(texts), list(texts.values())), min(DEPTH, size))
+
+        return {"faiss": search}
 
     with tempfile.TemporaryDirectory() as folder:
         make = lambda: DenseRetriever(model, SyntheticCorpus(size, 8), folder=f"{folder}/index", progress=False)  # noqa: E731
@@ -214,9 +217,14 @@ def optional_engines(encoded, shards) -> dict[str, Callable[[], object]]:
         from sparse_dot_topn import sp_matmul_topn
     except ImportError:
         return {}
-    return {
-        "sparse_dot_topn": lambda: [sp_matmul_topn(encoded, s, top_n=DEPTH, sort=True, n_threads=1) for s in shards]
-    }
+    from scipy.sparse import csr_matrix
+
+    def in_memory(matrix):  # it takes indices and pointers of one type, from arrays that could be written
+        parts = matrix.data.copy(), matrix.indices.astype(np.int64), matrix.indptr.astype(np.int64)
+        return csr_matrix(parts, shape=matrix.shape)
+
+    left, right = in_memory(encoded), [in_memory(shard) for shard in shards]
+    return {"sparse_dot_topn": lambda: [sp_matmul_topn(left, s, top_n=DEPTH, sort=True, n_threads=1) for s in right]}
 
 
 def tokenizer():

@@ -8,6 +8,7 @@
 # COLLECTION  a local BEIR folder instead of the Hub's copy (default what the recipe's YAML files name)
 # MODEL       what the ranker starts from                   (default as above)
 # RETRIEVER   the dense retriever                           (default as above)
+# SPLADE      a SPLADE model whose negatives join theirs    (default none; train_retriever.py makes one, its L2)
 # COMMON, WARM_START, TRAINING, RERANKING   further options for every stage, or for one
 #
 # Stages that are finished are not done twice, so a run that was stopped goes on where it was.
@@ -38,9 +39,15 @@ for split in $splits; do
     --output_dir "$OUT/runs/$split/dense"
 done
 
+lists=(bm25="$OUT/runs/train/bm25/run.trec" dense="$OUT/runs/train/dense/run.trec")
+if [ -n "${SPLADE:-}" ]; then
+  printf '\n== retrieve: the train queries, by SPLADE\n'
+  run retrieve retrieve_splade --split train --model "$SPLADE" --index "$OUT/index/splade" \
+    --output_dir "$OUT/runs/train/splade"
+  lists+=(splade="$OUT/runs/train/splade/run.trec")
+fi
 printf '\n== mine: the candidates that negatives are drawn from\n'
-run mine mine --runs bm25="$OUT/runs/train/bm25/run.trec" dense="$OUT/runs/train/dense/run.trec" \
-  --output_dir "$OUT/negatives"
+run mine mine --runs "${lists[@]}" --output_dir "$OUT/negatives"
 
 if [ -e "$recipe/warm_start.yaml" ]; then
   printf "\n== warm start: a fresh ranker learns the retrievers' own scores, without judgements\n"
@@ -50,7 +57,7 @@ if [ -e "$recipe/warm_start.yaml" ]; then
   MODEL=$OUT/warm_start
 fi
 
-printf '\n== train: a listwise cross-encoder on negatives of both\n'
+printf '\n== train: a listwise cross-encoder on negatives of all\n'
 if [ -e "$OUT/runs/dev" ]; then
   TRAINING="--dev_run $OUT/runs/dev/bm25/run.trec ${TRAINING:-}"
 fi

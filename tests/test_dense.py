@@ -76,6 +76,21 @@ def test_shards_do_not_show(model, shard_size, depth):
     assert retrieve(model, passages, queries, depth, shard_size=shard_size) == expected
 
 
+def test_a_shard_that_holds_all_the_best_is_searched_to_its_end(model, monkeypatch):
+    passages = {
+        f"d{number}": f"{'red whale' if 600 <= number < 800 else 'coral'} {WORDS[number % 12]}"
+        for number in range(2000)
+    }
+    retriever = DenseRetriever(model, corpus_of(passages), progress=False, shard_size=200)
+    query, numbers = retriever._encode_queries(["q"], ["red whale"]), list(range(10))
+    nearest_of, searched = retriever._nearest_of, []
+    monkeypatch.setattr(retriever, "_nearest_of", lambda *given: searched.append(given[1:]) or nearest_of(*given))
+    _, positions = retriever._nearest_in(query, numbers, 150)
+    assert searched == [(number, 94) for number in numbers] + [(3, 150)]  # its 94th was still above the cut
+    assert set(positions[0]) < set(range(600, 800)) and len(set(positions[0])) == 150
+    assert retriever.search({"q": "red whale"}, 150) == retrieve(model, passages, {"q": "red whale"}, 150)
+
+
 def test_blocks_of_queries_do_not_show(model, monkeypatch):
     passages = make_passages(80)
     queries = {f"q{number}": " ".join(pair) for number, pair in enumerate(itertools.combinations(WORDS, 2))}

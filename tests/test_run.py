@@ -3,9 +3,13 @@
 import math
 import random
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from r2anker_hf.records import InputError, ScoredDocument
+from r2anker_hf.retrievers.base import cut
 from r2anker_hf.run import Run, RunFile
 
 
@@ -24,6 +28,16 @@ def test_order_does_not_depend_on_the_order_given():
     for seed in range(5):
         shuffled = random.Random(seed).sample(documents, len(documents))
         assert Run({"q": shuffled})["q"] == expected
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.5, 1.0, 1.5, 2.0, -math.inf, math.inf]) | st.floats(-9, 9, width=32), max_size=40))
+def test_what_retrievers_cut_is_in_the_order_of_a_run(scores):
+    doc_ids = [f"d{number}" for number in range(len(scores))]
+    random.Random(0).shuffle(doc_ids)
+    expected = Run({"q": zip(doc_ids, scores, strict=True)})
+    for depth in (1, 7, 40):
+        assert Run.of_ranked({"q": cut(doc_ids, np.array(scores, np.float32), depth)}) == expected.top(depth)
 
 
 def test_order_is_that_of_trec_eval():
@@ -50,6 +64,8 @@ def test_run_is_a_mapping_and_does_not_hold_on_to_its_input():
 
 
 def test_nan_score_is_an_error():
+    with pytest.raises(InputError, match="'b' is NaN"):
+        cut(["a", "b", "c"], np.array([1.0, math.nan, 2.0]), depth=2)
     with pytest.raises(InputError, match="query 'q': the score of document 'a' is NaN"):
         Run({"q": [("a", math.nan), ("b", 1.0)]})
 

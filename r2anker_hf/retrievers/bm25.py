@@ -147,7 +147,7 @@ class BM25Retriever:
         scores = self._index.get_scores_from_ids(term_ids)
         best = best_positions(scores, depth)
         doc_ids = [self._doc_ids[position] for position in self._positions[best].tolist()]
-        return cut(zip(doc_ids, scores[best].tolist(), strict=True), depth)
+        return cut(doc_ids, scores[best], depth)
 
 
 def resolve_parameters(preset: str = "lucene", k1: float | None = None, b: float | None = None) -> BM25Parameters:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,42 +172,72 @@ class DenseRetriever:
         size = len(self._corpus)
         width = min(width, size)
         scores, positions = self._nearest(queries, width)
+        exact = self._exact(queries, positions)
         for row, query in enumerate(queries):
             reached = scores[row, -1] >= scores[row, min(depth, width) - 1] - _ROUNDING * abs(scores[row]).max()
             if reached and width < size:
                 yield from self._best(query[None], depth, 4 * width)
             else:
-                yield self._rank(query, positions[row], depth)
+                yield self._cut(positions[row], exact[row], depth)
 
     def _approximately_best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[Ranked]:
         _, positions = self._approximate.search(queries, min(width, len(self._corpus)))
-        for query, found in zip(queries, positions, strict=True):
-            yield self._rank(query, found[found >= 0], depth)
+        for found, scores in zip(positions, self._exact(queries, positions), strict=True):
+            yield self._cut(found[found >= 0], scores[found >= 0], depth)
 
     def _nearest(self, queries: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and corpus positions, both [queries, width], best first: a running best over the shards.
+        """Scores and corpus positions, both [queries, width], best first.
 
         Processes that search together go through a share of the shards each, and all get the merged result.
         """
         numbers = list(range(len(self._shards)))
-        best = None
-        for number in my_share(numbers) if self.shares_corpus else numbers:
-            found = _padded(*_knn(queries, self._shards[number], width), width, number * self._shard_size)
-            best = found if best is None else _merge(best, found)
-        if self.shares_corpus:
-            for number, found in enumerate(part for part in gather(best) if part is not None):
-                best = found if number == 0 else _merge(best, found)
+        best = self._nearest_in(queries, my_share(numbers) if self.shares_corpus else numbers, width)
+        return _top(gather(best), width) if self.shares_corpus else best
+
+    def _nearest_in(self, queries: np.ndarray, numbers: list[int], width: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `_nearest`, in some shards.
+
+        A shard seldom holds much more than its share of the best, and a short list is found faster. Where one ends
+        above the merged list's cut, it may go on there, and is made again in full.
+        """
+        short = min(width, 2 * width // max(1, len(numbers)) + 2 * _SPARE)
+        found = {number: self._nearest_of(queries, number, short) for number in numbers}
+        if not found:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        best = _top(found.values(), width)
+        if short < width:
+            for number, (scores, positions) in found.items():
+                open_ended = np.flatnonzero(scores[:, -1] >= best[0][:, -1])
+                if len(open_ended) and scores.shape[1] < len(self._shards[number]):
+                    more = self._nearest_of(queries[open_ended], number, width)
+                    found[number] = _replaced(scores, more[0], open_ended), _replaced(positions, more[1], open_ended)
+            best = _top(found.values(), width)
         return best
 
-    def _rank(self, query: np.ndarray, positions: np.ndarray, depth: int) -> Ranked:
-        positions = np.sort(positions)  # shards are read from front to back
-        ends = np.searchsorted(positions, np.arange(1, len(self._shards) + 1) * self._shard_size)
-        parts = np.split(positions, ends[:-1])
-        rows = [self._shards[n][part - n * self._shard_size] for n, part in enumerate(parts) if len(part)]
-        # einsum sums in one fixed order; a BLAS product's depends on its threads
-        scores = np.einsum("ij,j->i", np.concatenate(rows).astype(np.float64), query.astype(np.float64))
-        doc_ids = [self._corpus.ids[position] for position in positions.tolist()]
-        return cut(zip(doc_ids, scores.astype(np.float32).tolist(), strict=True), depth)
+    def _nearest_of(self, queries: np.ndarray, number: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, rows = _knn(queries, self._shards[number], width)
+        return scores, rows + number * self._shard_size
+
+    def _exact(self, queries: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """[queries, positions] float32 inner products, -inf at position -1.
+
+        Each is summed in one fixed order; that of a product of matrices depends on its size and threads.
+        """
+        import faiss
+
+        scores = np.full(positions.shape, -np.inf, np.float32)
+        queries = np.ascontiguousarray(queries)
+        for number, shard in enumerate(self._shards):
+            rows = positions - number * self._shard_size
+            rows[(rows < 0) | (rows >= len(shard))] = -1
+            part = np.empty(positions.shape, np.float32)
+            pointers = (faiss.swig_ptr(array) for array in (part, queries, np.asarray(shard), rows))
+            faiss.fvec_inner_products_by_idx(*pointers, queries.shape[1], *positions.shape)
+            np.maximum(scores, part, out=scores)
+        return scores
+
+    def _cut(self, positions: np.ndarray, scores: np.ndarray, depth: int) -> Ranked:
+        return cut([self._corpus.ids[position] for position in positions.tolist()], scores, depth)
 
 
 def _knn(queries: np.ndarray, vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -224,18 +254,20 @@ def _knn(queries: np.ndarray, vectors: np.ndarray, width: int) -> tuple[np.ndarr
     return faiss.knn(queries, vectors, width, metric=faiss.METRIC_INNER_PRODUCT)
 
 
-def _padded(scores: np.ndarray, rows: np.ndarray, width: int, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both [queries, width], corpus positions in place of rows; lists shorter than that end with -inf."""
-    spare = ((0, 0), (0, width - scores.shape[1]))
-    return np.pad(scores, spare, constant_values=-np.inf), np.pad(rows + start, spare, constant_values=-1)
+def _top(parts: Iterable[tuple[np.ndarray, np.ndarray]], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best of several results as `_nearest` returns them."""
+    scores, positions = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :width]
+    return np.take_along_axis(scores, best, 1), np.take_along_axis(positions, best, 1)
 
 
-def _merge(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]):
-    """The best of two results as `_nearest` returns them."""
-    import faiss
-
-    scores, positions = (np.stack(pair) for pair in zip(first, second, strict=True))
-    return faiss.merge_knn_results(scores, positions, keep_max=True)
+def _replaced(values: np.ndarray, longer: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`values` with some rows in a longer form; the others end with -1 of scores -inf."""
+    filler = -np.inf if values.dtype.kind == "f" else -1
+    whole = np.full((len(values), longer.shape[1]), filler, values.dtype)
+    whole[:, : values.shape[1]] = values
+    whole[rows] = longer
+    return whole
 
 
 def _resolve_normalize(model: SentenceTransformer, normalize: bool | None) -> bool:

@@ -130,16 +130,18 @@ class SpladeRetriever:
         return vstack(parts, format="csr").T.tocsr()
 
     def _best(self, weights: csr_matrix, depth: int) -> list[Ranked]:
-        found: list[list[tuple[str, float]]] = [[] for _ in range(weights.shape[0])]
+        found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(weights.shape[0])]
         for number, shard in enumerate(self._shards):
             products = weights @ shard
-            for row, candidates in enumerate(found):
+            for row, parts in enumerate(found):
                 scores = products.data[products.indptr[row] : products.indptr[row + 1]]
                 best = best_positions(scores, depth)
                 positions = products.indices[products.indptr[row] + best] + number * self._encoded.shard_size
-                doc_ids = [self._corpus.ids[position] for position in positions.tolist()]
-                candidates.extend(zip(doc_ids, scores[best].tolist(), strict=True))
-        return [cut(candidates, depth) for candidates in found]
+                parts.append((positions, scores[best]))
+        return [self._cut(*map(np.concatenate, zip(*parts, strict=True)), depth) for parts in found]
+
+    def _cut(self, positions: np.ndarray, scores: np.ndarray, depth: int) -> Ranked:
+        return cut([self._corpus.ids[position] for position in positions.tolist()], scores, depth)
 
 
 def _save_inverted(path: Path, inverted: csr_matrix) -> None:

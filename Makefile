@@ -9,6 +9,8 @@ VENV ?= .venv
 PYTHON ?=
 EXTRAS ?= cpu,demo,test
 OUT ?= out/nano
+HUB ?= out/hub
+PORT ?= 8765
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -58,6 +60,11 @@ $(DEV_INSTALLED): $(INSTALLED)
 .PHONY: demo
 demo: install ## the whole story on the embedded collection, from retrieval to report, into OUT (out/nano)
 	PATH="$(abspath $(BIN)):$$PATH" OUT='$(OUT)' bash recipes/nano/run.sh
+
+# In another shell, the printed HF_ENDPOINT and HF_TOKEN let every client of the Hub talk to this one.
+.PHONY: hub
+hub: install ## a Hub on this machine to publish to and load from, kept in HUB (out/hub), on PORT (8765)
+	$(BIN)/python tests/hub_server.py --folder '$(HUB)' --port $(PORT)
 
 # Tests reach no network; tests/conftest.py sets the same, and doctests run without it.
 test test-all doctest: export HF_HUB_OFFLINE := 1

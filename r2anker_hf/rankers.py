@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +27,7 @@ from .collection import Collection
 from .padding_free import batches, forward, use_padding_free
 from .processes import processes
 from .records import InputError
+from .revisions import resolved
 from .run import Run
 from .tokens import Tokens, encode
 
@@ -84,7 +84,8 @@ class CrossEncoderRanker:
 
         Args:
             model: folder or Hub id.
-            revision: commit on the Hub; without one the newest is loaded, with a warning.
+            revision: commit, tag or branch on the Hub; without one the newest commit is loaded, with a warning that
+                names it. Code of a repository is never run.
             max_length: tokens of a pair; default what the ranker was trained with, or 128.
             max_query_length: tokens of a query; likewise.
             fresh_head: allow (and expect) a checkpoint without a trained classification head.
@@ -95,13 +96,14 @@ class CrossEncoderRanker:
             InputError: no model there, no tokenizer, several labels, or no trained head and `fresh_head` not said.
         """
         _check_folder(model)
-        if not Path(model).is_dir() and revision is None:
-            warnings.warn(f"{model} is loaded at its newest commit; pin it with a revision", stacklevel=2)
+        if not Path(model).is_dir():
+            revision = resolved(str(model), revision)
+        common = {"revision": revision, "trust_remote_code": False}
         try:
             loaded, info = AutoModelForSequenceClassification.from_pretrained(
-                model, revision=revision, num_labels=1, output_loading_info=True, ignore_mismatched_sizes=fresh_head
+                model, num_labels=1, output_loading_info=True, ignore_mismatched_sizes=fresh_head, **common
             )
-            tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, use_fast=True)
+            tokenizer = AutoTokenizer.from_pretrained(model, use_fast=True, **common)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{model}: cannot be loaded as a ranker: {str(error).splitlines()[0]}") from error
         untrained = sorted(name for name in info["missing_keys"] if "classifier" in name or "score" in name)
@@ -182,23 +184,11 @@ class CrossEncoderRanker:
         limits = {"max_length": self.encoder.max_length, "max_query_length": self.encoder.max_query_length}
         self.model.config.r2anker = limits
         self.model.config.id2label, self.model.config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
-        self.model.config.sbert_ce_default_activation_function = IDENTITY
-        library = _installed("sentence-transformers")
-        self.model.config.sentence_transformers = {"activation_fn": IDENTITY, "version": library}
         self.model.save_pretrained(folder)
         self.tokenizer.model_max_length = self.encoder.max_length
         self.tokenizer.save_pretrained(folder)
-        _edit_json(folder / "tokenizer_config.json", _portable_tokenizer(self.tokenizer))
-        _edit_json(
-            folder / "config_sentence_transformers.json",
-            {
-                "model_type": "CrossEncoder",
-                "__version__": {"sentence_transformers": library},
-                "activation_fn": IDENTITY,
-                "prompts": {},
-                "default_prompt_name": None,
-            },
-        )
+        edit_json(folder / "tokenizer_config.json", portable_tokenizer(self.tokenizer))
+        write_activation(folder)
 
     def _scores(
         self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, progress: bool
@@ -299,7 +289,25 @@ def _buffers(pairs: Iterable[tuple[str, str]], size: int) -> Iterable[list[tuple
         yield buffer
 
 
-def _portable_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def write_activation(folder: Path) -> None:
+    """Write into a saved ranker, wherever a version of sentence-transformers reads it, that scores are raw logits."""
+    library = _installed("sentence-transformers")
+    in_config = {"activation_fn": IDENTITY, "version": library}
+    changes = {"sbert_ce_default_activation_function": IDENTITY, "sentence_transformers": in_config}
+    edit_json(folder / "config.json", changes)
+    edit_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "model_type": "CrossEncoder",
+            "__version__": {"sentence_transformers": library},
+            "activation_fn": IDENTITY,
+            "prompts": {},
+        },
+    )
+
+
+def portable_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Keys of tokenizer_config.json with which every version of transformers makes the same inputs; None removes."""
     # a class that only transformers 5 knows would be loaded elsewhere without token_type_ids, and score differently
     name = type(tokenizer).__name__
     return {
@@ -307,14 +315,16 @@ def _portable_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         "model_input_names": list(tokenizer.model_input_names),
         "is_local": None,
         "local_files_only": None,
+        "name_or_path": None,
     }
 
 
-def _edit_json(path: Path, changes: Mapping[str, Any]) -> None:
-    """Set keys of a JSON file, made anew where it is missing; None removes a key where it stands."""
+def edit_json(path: Path, changes: Mapping[str, Any]) -> None:
+    """Set keys of a JSON file, made anew where it is missing; None removes a key."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    removed = {name for name in content if changes.get(name, content) is None}
-    content = {name: value for name, value in {**content, **changes}.items() if name not in removed}
+    content = {
+        name: value for name, value in {**content, **changes}.items() if name not in changes or value is not None
+    }
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -47,7 +47,7 @@ def run_stage(
     state = processes()
     final = Path(output_dir)
     partial = final.with_name(f".{final.name}.partial")
-    digests = {name: _digest(value) for name, value in inputs.items()}
+    digests = {name: digest_of(value) for name, value in inputs.items()}
     if final.exists():
         if not _is_of(final, config, digests):
             raise InputError(f"{final}: exists, with another configuration or input; remove it or choose another name")
@@ -119,7 +119,8 @@ def _write_provenance(folder: Path, config: Any, digests: Mapping[str, str], sec
     )
 
 
-def _digest(value: str | Path) -> str:
+def digest_of(value: str | Path) -> str:
+    """What provenance records of an input: the sha256 of a file, or of a folder's files; a text stands for itself."""
     if not isinstance(value, Path):
         return value
     if value.is_file():

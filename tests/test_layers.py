@@ -27,10 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "retrievers": {"run", "collection", "processes"},
     "retrievers.training": {"attention", "negatives.sampling", "processes", "retrievers.base"},
     "retrievers.distillation": {"retrievers.training"},
-    "rankers": {"run", "collection", "padding_free", "collator", "tokens", "processes"},
-    "negatives": {"run", "collection", "processes", "negatives.card"},
+    "rankers": {"run", "collection", "padding_free", "collator", "tokens", "processes", "revisions"},
+    "negatives": {"run", "collection", "processes", "revisions", "negatives.card"},
     "negatives.card": {"report"},
     "processes": set(),
+    "revisions": set(),
     "losses": set(),
     "tokens": set(),
     "collator": {"tokens"},
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lora": set(),
     "listwise": {"losses", "collator", "padding_free", "gradient_cache", "health", "negatives.sampling"},
     "pretraining": {"losses", "collator", "padding_free", "negatives.sampling"},
-    "hub": {"evaluation", "report"},
+    "publishing": {"evaluation", "report", "stage", "rankers", "negatives", "retrievers", "config"},
     "stage": {"config", "files", "processes"},
 }
 

@@ -2,13 +2,16 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from test_recipes import configs
 
 from r2anker_hf.collection import load_collection
+from r2anker_hf.config import parse_config
 from r2anker_hf.rankers import CrossEncoderRanker
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,7 +35,7 @@ def test_commands(tiny_model, tmp_path):
     for split in ("train", "test"):
         load_collection("apidocs", split, passages=80, test=12, dev=4).write_beir(tmp_path / "mydata")
     (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
-    (snippet,) = (block for block in snippets("bash") if "recipes/" in block)
+    (snippet,) = (block for block in snippets("bash") if "recipes/score.py" in block)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     # accelerate finds no configuration of ours and starts one process on whatever there is
     environment = {**os.environ, "PATH": path, "MODEL": str(tiny_model), "RETRIEVER": str(tiny_model)}
@@ -42,6 +45,16 @@ def test_commands(tiny_model, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     assert "ranker against bm25, MRR@10:" in done.stdout
     assert (tmp_path / "out/report/report.html").exists()
+
+
+def test_commands_of_the_hub_are_ones_that_the_recipes_take():
+    """They run in test_hub_story.py."""
+    (snippet,) = (block for block in snippets("bash") if "recipes/publish.py" in block)
+    lines = re.sub(r"#.*", "", snippet).replace("\\\n", " ").splitlines()
+    assert "\nhub:" in (REPOSITORY / "Makefile").read_text(encoding="utf-8") and len(lines) == 4
+    for line in lines:
+        stage, *args = shlex.split(line[line.index("recipes/") + len("recipes/") :])
+        parse_config(*configs(stage.removesuffix(".py")), args=args)
 
 
 def test_the_two_commands_are_targets():

@@ -31,10 +31,17 @@ STAGES = (
     "score",
     "teach",
     "distil",
+    "publish",
 )
 STAGE_OF = {"retrieve_bm25": "retrieve", "retrieve_dense": "retrieve", "retrieve_splade": "retrieve"}
 STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever", "distil_splade": "distil"}
-TRAINING = {"train_ranker": "ListwiseConfig", "train_retriever": "RetrieverTraining", "distil": "DistillationTraining"}
+STAGE_OF |= {"publish_negatives": "publish", "publish_ranker": "publish"}
+IMPORTED = {
+    "train_ranker": "ListwiseConfig",
+    "train_retriever": "RetrieverTraining",
+    "distil": "DistillationTraining",
+    "publish": "Stated",
+}
 # accelerate's own launcher starts several processes on CPUs through MPI alone; torch's does without
 LAUNCH = "-m torch.distributed.run --standalone --nproc_per_node 2"
 
@@ -57,8 +64,7 @@ def recipe(stage):
 def configs(stage):
     module = recipe(stage)
     own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == stage]
-    training = TRAINING.get(stage)
-    return [*own, getattr(module, training)] if training else own
+    return [*own, getattr(module, IMPORTED[stage])] if stage in IMPORTED else own
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +275,7 @@ def test_every_yaml_parses(path):
         return
     stage = STAGE_OF.get(path.stem, path.stem)
     required = {"output_dir": "x", "negatives": "x", "ranker": "x", "run": "x", "runs": "bm25=x", "model": "x"}
+    required |= {"folder": "x", "repo_id": "me/x"}
     if stage == "train_ranker":
         required |= {"use_cpu": "true", "mixed_precision": "no"}  # no GPU is needed to parse
     given = yaml.safe_load(path.read_text())

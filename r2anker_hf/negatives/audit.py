@@ -77,6 +77,7 @@ def audit(
         "queries": examined.queries,
         "queries_in_split": queries_in_split or examined.queries,
         "seed": seed,
+        "max_queries": max_queries,
         **examined.summary(),
     }
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,7 @@ from typing import Any
 from ..collection import Collection, Corpus
 from ..files import sha256_file
 from ..records import Document, InputError, ScoredDocument
+from ..revisions import resolved
 from .card import write_card
 
 ROWS_A_BATCH = 100  # rows held as Python objects while writing or streaming: some 10 MB at 3 x 200 candidates
@@ -262,7 +262,7 @@ def write_manifest(
     remove_leftovers(folder)
     splits = {mining.collection.split: _split_facts(folder, mining) for mining in minings}
     manifest: dict[str, Any] = {
-        "collection": {"name": name or _public_name(first.collection.name), "revision": first.collection.revision},
+        "collection": {"name": name or public_name(first.collection.name), "revision": first.collection.revision},
         "use_titles": first.collection.corpus.use_titles,
         "documents": len(first.collection.corpus),
         "corpus": _corpus_source(folder, first.collection),
@@ -318,7 +318,7 @@ def run_facts(path: str | os.PathLike) -> dict[str, Any]:
     origin = json.loads(provenance.read_text(encoding="utf-8"))
     left_out = {*_NOT_SETTINGS, *_OF_OTHER_RETRIEVERS.get(settings.get("retriever"), ())}
     facts["settings"] = {
-        key: _public_name(value)
+        key: public_name(value)
         for key, value in settings.items()
         if key not in left_out and value is not None and value != {}
     }
@@ -336,6 +336,12 @@ def load_candidates(source: str | os.PathLike, split: str = "train", revision: s
 
     Where the manifest says that the corpus is another repository, it is read there, at the commit that stands in it.
 
+    Args:
+        source: folder or Hub id.
+        split: "train", or "dev" where one was mined.
+        revision: commit, tag or branch on the Hub; without one the newest commit is read, with a warning that names
+            it.
+
     Raises:
         InputError: the folder holds no candidates, or none of that split.
     """
@@ -348,9 +354,7 @@ def load_candidates(source: str | os.PathLike, split: str = "train", revision: s
         return Candidates(_mapped(files), Corpus(table, manifest["use_titles"]), manifest)
     if folder.is_absolute() or str(source).count("/") != 1:
         raise InputError(f"{source}: no such folder (give one that mine.py wrote, or a Hub repository 'owner/name')")
-    if revision is None:
-        warnings.warn(f"{source} is read at its newest commit; pin it with a revision", stacklevel=2)
-    return _load_hub(str(source), split, revision)
+    return _load_hub(str(source), split, resolved(str(source), revision, "dataset", MANIFEST_FILE))
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
@@ -434,7 +438,7 @@ def counted(
     return total.rows, total.summary(facts)
 
 
-def _public_name(value: Any) -> Any:
+def public_name(value: Any) -> Any:
     """Text as it may be published: of a path on this machine, the last part."""
     if not isinstance(value, str):
         return value

@@ -31,23 +31,27 @@ def write_card(folder: str | os.PathLike, repo_id: str = "OWNER/NAME") -> Path:
         repo_id: what the snippets of the card load; publishing knows it.
 
     The header tells `datasets` which files each configuration has. Texts of passages are shown only if the dataset
-    holds the corpus itself: where a licence forbids a copy, the card stays with ids.
+    holds the corpus itself: where a licence forbids a copy, the card stays with ids. What a published folder's
+    `provenance.json` adds (languages, cost) is said too.
     """
     folder = Path(folder)
     manifest = _read(folder / "manifest.json")
     audit = _read(folder / AUDIT_FILE) if (folder / AUDIT_FILE).exists() else None
     if audit:
         draw_plots(audit, folder / PLOTS)
+    path = folder / "provenance.json"
+    provenance = _read(path) if path.exists() else {}
     text = (
-        _environment()
+        environment()
         .get_template(TEMPLATE)
         .render(
-            header=_header(manifest),
+            header=_header(manifest, provenance.get("language")),
             manifest=manifest,
             splits=manifest["splits"],
             audit=audit,
             shown=_shown(audit),
             repo_id=repo_id,
+            provenance=provenance,
         )
     )
     path = folder / "README.md"
@@ -166,7 +170,7 @@ def _cut(case: Mapping[str, Any]) -> dict[str, Any]:
     return {**case, "text": short(case.get("text")), "positive_text": short(case.get("positive_text"))}
 
 
-def _header(manifest: Mapping[str, Any]) -> str:
+def _header(manifest: Mapping[str, Any], language: list[str] | None = None) -> str:
     import yaml
 
     rows = sum(split["queries"] for split in manifest["splits"].values())
@@ -176,6 +180,8 @@ def _header(manifest: Mapping[str, Any]) -> str:
         files = [{"split": "corpus", "path": _pattern(manifest, "corpus", "corpus")}]
         configs.append({"config_name": "corpus", "data_files": files})
     head: dict[str, Any] = {"pretty_name": f"Candidates mined from {manifest['collection']['name']}"}
+    if language:
+        head["language"] = language
     if manifest.get("licence"):
         head["license"] = manifest["licence"]
     if "/" in manifest["collection"]["name"]:
@@ -196,7 +202,8 @@ def _pattern(manifest: Mapping[str, Any], folder: str, split: str) -> str:
     return names[0] if len(names) == 1 else f"{folder}/{split}-*.parquet"
 
 
-def _environment() -> Any:
+def environment() -> Any:
+    """Jinja as the cards in Markdown need it; a name that a template misspells is an error."""
     import jinja2
 
     environment = jinja2.Environment(

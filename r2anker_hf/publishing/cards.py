@@ -1,0 +1,349 @@
+"""Model cards out of `eval/report.json` and `provenance.json` of a folder: nothing else, and nothing by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..evaluation import Comparison, EvaluationReport, System
+from ..files import sha256_file
+from ..negatives.card import draw_plots, environment
+from ..report import axis_ticks, markdown_cell, p_value, read_report, signed, template_folder
+from ..stage import PROVENANCE_FILE
+from .evidence import REPORT_FILE
+from .provenance import COMMIT, PINNED
+
+TEMPLATES = {"ranker": "ranker.md.jinja", "retriever": "retriever.md.jinja", "negatives": "negatives.md.jinja"}
+CARD_FILE = "README.md"
+RESULTS_PLOT = "plots/results.png"
+NEGATIVES_PLOTS = ("agreement", "suspects")  # of the audit's pictures, those that a model's card shows
+TASKS = {"ranker": ("text-ranking", "Text Ranking"), "retriever": ("information-retrieval", "Information Retrieval")}
+TAGS = {
+    "ranker": ["sentence-transformers", "cross-encoder", "reranker", "r2anker"],
+    "dense": ["sentence-transformers", "sentence-similarity", "feature-extraction", "dense", "r2anker"],
+    "splade": ["sentence-transformers", "sparse-encoder", "sparse", "splade", "r2anker"],
+}
+PIPELINES = {"ranker": "text-ranking", "dense": "sentence-similarity", "splade": "feature-extraction"}
+_FAMILIES = {"nDCG": "ndcg", "MRR": "mrr", "R": "recall"}
+
+
+class Table(NamedTuple):
+    """A table of a card: the texts of its cells, and how many of its first columns are words."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+
+    def markdown(self) -> str:
+        """The table as Markdown; columns of numbers are set to the right."""
+        rule = "|".join(":--" if column < self.words else "--:" for column in range(len(self.header)))
+        lines = ["| " + " | ".join(self.header) + " |", f"|{rule}|"]
+        return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in self.rows])
+
+
+def write_card(folder: Path, kind: str) -> None:
+    """Write README.md and its plots into a folder that has evidence and provenance."""
+    provenance, report = read(folder)
+    if report:
+        _draw_results(report, provenance["systems"], folder / RESULTS_PLOT)
+    audit = (provenance.get("negatives") or {}).get("audit")
+    if audit:
+        with tempfile.TemporaryDirectory() as scratch:
+            for path in draw_plots(audit, scratch):
+                if path.stem in NEGATIVES_PLOTS:
+                    target = folder / "plots" / f"negatives_{path.name}"
+                    target.parent.mkdir(exist_ok=True)
+                    target.write_bytes(path.read_bytes())
+    (folder / CARD_FILE).write_text(render(kind, provenance, report), encoding="utf-8")
+
+
+def render(kind: str, provenance: Mapping[str, Any], report: EvaluationReport | None) -> str:
+    """The text of README.md."""
+    own = tuple(provenance["systems"])
+    return (
+        environment()
+        .get_template(TEMPLATES[kind])
+        .render(
+            metadata=metadata(kind, provenance, report).to_yaml(),
+            p=provenance,
+            report=report,
+            tables={name: table.markdown() for name, table in tables(report, own).items()} if report else {},
+            significant=_significant(report, own) if report else [],
+            origins=_origins(provenance).markdown(),
+            settings=_settings(provenance["stages"]),
+            short=_short,
+        )
+    )
+
+
+def template_sha256(kind: str) -> str:
+    """Hash of the templates that a card is rendered from: others give another card of the same figures."""
+    paths = [template_folder() / TEMPLATES[kind], *sorted(template_folder().glob("part_*.jinja"))]
+    return hashlib.sha256("".join(map(sha256_file, paths)).encode()).hexdigest()
+
+
+def tables(report: EvaluationReport, own: Sequence[str]) -> dict[str, Table]:
+    """The figures of a card, as texts: means, what a first stage allowed, and paired tests of the model's systems."""
+    found = {"means": _means(report, own)}
+    reranked = [system for system in report.systems if system.first_stage and system.name in own]
+    if reranked:
+        found["first_stages"] = _first_stages(report, reranked)
+    pairs = [c for name in own for c in _comparisons(report, report.system(name))]
+    if pairs:
+        found["pairs"] = Table(
+            ("system", "against", "measure", "difference, interval", "Holm p", "wins / ties / losses"),
+            tuple(map(_pair, pairs)),
+            words=3,
+        )
+    return found
+
+
+def metadata(kind: str, provenance: Mapping[str, Any], report: EvaluationReport | None) -> Any:
+    """`ModelCardData`, model-index included, as the Hub's widgets read it."""
+    from huggingface_hub import ModelCardData
+
+    form = provenance["model"]["form"]
+    base, licence = provenance["base_model"], provenance["licence"]
+    options: dict[str, Any] = {
+        "language": provenance["language"] or None,
+        "license": licence,
+        "library_name": "sentence-transformers",
+        "tags": TAGS[form],
+        "pipeline_tag": PIPELINES[form],
+        "datasets": [one["name"] for one in _data(provenance) if _on_hub(one)] or None,
+    }
+    if _on_hub(base):
+        options |= {"base_model": base["name"], "base_model_relation": "finetune"}
+    if "grams_co2" in provenance["cost"]:
+        options["co2_eq_emissions"] = {
+            "emissions": provenance["cost"]["grams_co2"],
+            "source": "device hours x stated power x stated grams of CO2 a kilowatt-hour",
+            "training_type": "fine-tuning",
+            "hardware_used": ", ".join(provenance["cost"]["devices"]),
+        }
+    if report:
+        options["metrics"] = sorted({_metric_type(measure) for measure in report.measures})
+        options["model_name"] = provenance["repo_id"].partition("/")[2]
+        options["eval_results"] = eval_results(kind, report, provenance["systems"])
+    return ModelCardData(**options)
+
+
+def eval_results(kind: str, report: EvaluationReport, own: Sequence[str]) -> list[Any]:
+    """One `EvalResult` for each system of the model and measure, with interval, queries and first stage."""
+    from huggingface_hub import EvalResult
+
+    task, task_name = TASKS[kind]
+    facts = report.collection
+    pinned = bool(facts.revision and COMMIT.fullmatch(facts.revision))
+    return [
+        EvalResult(
+            task_type=task,
+            task_name=task_name,
+            dataset_type=facts.name,
+            dataset_name=f"{facts.name}, {facts.split}",
+            dataset_split=facts.split,
+            dataset_revision=facts.revision if pinned else None,
+            metric_type=_metric_type(measure),
+            metric_name=f"{measure} of {name}",
+            metric_value=round(report.system(name).scores[measure].mean, 4),
+            metric_args=_metric_args(report, report.system(name), measure),
+        )
+        for name in own
+        for measure in report.measures
+    ]
+
+
+def write_eval_results(folder: Path, report: EvaluationReport, own: Sequence[str], benchmark: str) -> None:
+    """Write `.eval_results/<system>.yaml` with the first measure of each system, for the benchmark's leaderboard.
+
+    The format has no field for measure, interval or first stage, so that they stand in its notes.
+    """
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    dataset, _, task = benchmark.partition("#")
+    revision = report.collection.revision if report.collection.name == dataset else None
+    (folder / ".eval_results").mkdir()
+    for name in own:
+        system, measure = report.system(name), report.measures[0]
+        estimate, first = system.scores[measure], system.first_stage
+        reranking = f", reranking {first.name} top {first.depth}" if first else ""
+        notes = f"{measure}{reranking}; 95 % interval [{estimate.low:.4f}, {estimate.high:.4f}]"
+        entry = EvalResultEntry(
+            dataset_id=dataset,
+            task_id=task,
+            value=round(estimate.mean, 4),
+            dataset_revision=revision,
+            notes=f"{notes}, {len(report.query_ids)} queries",
+        )
+        path = folder / ".eval_results" / f"{Path(str(system.run_file)).name.partition('.')[0]}.yaml"
+        path.write_text(yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")
+
+
+def _means(report: EvaluationReport, own: Sequence[str]) -> Table:
+    best = {measure: max(s.scores[measure].mean for s in report.systems) for measure in report.measures}
+    rows = []
+    for system in report.systems:
+        name = markdown_cell(system.name)
+        cells = [f"{name} (this model)" if system.name in own else name]
+        for measure in report.measures:
+            one = system.scores[measure]
+            mark = "**" if one.mean >= best[measure] else ""
+            cells.append(f"{mark}{one.mean:.4f}{mark} [{one.low:.3f}, {one.high:.3f}]")
+        rows.append((*cells, f"{system.queries:,}"))
+    return Table(("system", *report.measures, "queries answered"), tuple(rows))
+
+
+def _first_stages(report: EvaluationReport, systems: Sequence[System]) -> Table:
+    header = ["reranker", "first stage", "depth", "first-stage recall"]
+    header += [f"ceiling of {measure}" for measure in report.measures]
+    rows = []
+    for system in systems:
+        first = system.first_stage
+        assert first is not None
+        cells = [markdown_cell(system.name), markdown_cell(first.name), f"{first.depth:,}"]
+        cells += [f"{first.recall_measure} {first.recall:.4f}"]
+        rows.append((*cells, *(f"{first.ceiling[measure]:.4f}" for measure in report.measures)))
+    return Table(tuple(header), tuple(rows), words=2)
+
+
+def _comparisons(report: EvaluationReport, system: System) -> list[Comparison]:
+    """The model's system against its first stage, or against every other system where it is one itself."""
+    others = [system.first_stage.name] if system.first_stage else [s.name for s in report.systems if s is not system]
+    found = [report.comparison(measure, other, system.name) for other in others for measure in report.measures]
+    return [comparison for comparison in found if comparison]
+
+
+def _pair(one: Comparison) -> tuple[str, ...]:
+    difference = f"{signed(one.difference)} [{signed(one.low, 3)}, {signed(one.high, 3)}]"
+    outcome = f"{one.wins} / {one.ties} / {one.losses}"
+    names = markdown_cell(one.system), markdown_cell(one.baseline)
+    return (*names, one.measure, difference, p_value(one.p_corrected), outcome)
+
+
+def _significant(report: EvaluationReport, own: Sequence[str]) -> list[dict[str, Any]]:
+    """One sentence's facts for each comparison in the first measure."""
+    alpha = 1 - report.settings.confidence
+    found = []
+    for name in own:
+        for one in _comparisons(report, report.system(name)):
+            if one.measure == report.measures[0]:
+                better = "better" if one.difference > 0 else "worse"
+                verdict = (
+                    f"significantly {better} than" if one.p_corrected < alpha else "not significantly different from"
+                )
+                found.append({"system": one.system, "baseline": one.baseline, "verdict": verdict})
+    return found
+
+
+def _metric_type(measure: str) -> str:
+    family, _, cutoff = measure.partition("@")
+    name, _, grade = family.partition("(")
+    return f"{_FAMILIES[name]}_at_{cutoff}" + (f"_{grade.rstrip(')').replace('=', '')}" if grade else "")
+
+
+def _metric_args(report: EvaluationReport, system: System, measure: str) -> dict[str, Any]:
+    one = system.scores[measure]
+    found: dict[str, Any] = {
+        "system": system.name,
+        "measure": measure,
+        "confidence": report.settings.confidence,
+        "interval": [round(one.low, 4), round(one.high, 4)],
+        "queries": len(report.query_ids),
+    }
+    if first := system.first_stage:
+        found |= {"first_stage": first.name, "depth": first.depth, first.recall_measure: round(first.recall, 4)}
+    return found
+
+
+def _data(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The data that a model was trained on: candidates with their collection, or a collection."""
+    if negatives := provenance.get("negatives"):
+        return [negatives, negatives["collection"]]
+    return [provenance["collection"]]
+
+
+def _on_hub(source: Mapping[str, Any]) -> bool:
+    return bool(PINNED.fullmatch(f"{source['name']}@{source['revision']}"))
+
+
+def _origins(provenance: Mapping[str, Any]) -> Table:
+    """What went in: name, revision, licence."""
+    sources: list[tuple[str, dict[str, Any]]] = [("encoder", {**provenance["base_model"], "path": ""})]
+    if negatives := provenance.get("negatives"):
+        sources += [("candidates", negatives), ("their collection", {**negatives["collection"], "licence": None})]
+    if collection := provenance.get("collection"):
+        sources.append(("collection", collection))
+    header = ("what", "name", "revision", "licence")
+    rows = [
+        (what, _linked(one), f"`{_short(one['revision'])}`", one.get("licence") or "not stated")
+        for what, one in sources
+    ]
+    return Table(header, tuple(rows), words=4)
+
+
+def _linked(source: Mapping[str, Any]) -> str:
+    name = markdown_cell(source["name"])
+    if not _on_hub(source):
+        return f"{name}, not on the Hub"
+    return f"[{name}](https://huggingface.co/{source.get('path', 'datasets/')}{source['name']})"
+
+
+def _short(revision: str | None) -> str:
+    """A commit or a hash as far as people compare it; the whole of it stands in provenance.json."""
+    if not revision:
+        return "not stated"
+    scheme, colon, digest = revision.rpartition(":")
+    return f"{scheme}{colon}{digest[:12]}" if len(digest) > 12 else revision
+
+
+def _settings(stages: Sequence[Mapping[str, Any]]) -> str:
+    """Settings as a table with one column a training; what all of them lack is left out."""
+    names = list(dict.fromkeys(key for stage in stages for key in stage["settings"]))
+    header = ["setting", *(f"training {n}" if len(stages) > 1 else "value" for n in range(1, len(stages) + 1))]
+    rows = [(name, *(markdown_cell(stage["settings"].get(name, "")) for stage in stages)) for name in names]
+    return Table(tuple(header), tuple(rows)).markdown()
+
+
+def _draw_results(report: EvaluationReport, own: Sequence[str], path: Path) -> None:
+    """Means with their intervals, one panel a measure; the model's systems are filled."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    path.parent.mkdir(exist_ok=True)
+    many = len(report.systems)
+    size = (2.7 * len(report.measures) + 1.6, 0.42 * many + 1.1)
+    figure, panels = pyplot.subplots(
+        1, len(report.measures), sharey=True, squeeze=False, figsize=size, layout="constrained"
+    )
+    for axes, measure in zip(panels[0], report.measures, strict=True):
+        for place, system in enumerate(report.systems):
+            one, colour = system.scores[measure], "#0072B2" if system.name in own else "#777777"
+            axes.plot([one.low, one.high], [place, place], color=colour, linewidth=2)
+            axes.plot(one.mean, place, "o", color=colour, markersize=7)
+        ends = [getattr(s.scores[measure], end) for s in report.systems for end in ("low", "high")]
+        ticks = axis_ticks(min(ends), max(ends))
+        shown = ticks[:: 2 if len(ticks) > 4 else 1]
+        axes.set(yticks=range(many), yticklabels=[s.name for s in report.systems], xlim=(ticks[0], ticks[-1]))
+        axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
+        axes.set_ylim(-0.5, many - 0.5)
+        axes.set_title(measure, fontsize=11, color="#333333")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.tick_params(left=False)
+    panels[0][0].invert_yaxis()
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def read(folder: Path) -> tuple[dict[str, Any], EvaluationReport | None]:
+    """Provenance and report of a folder; no report where nothing was measured."""
+    provenance = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+    return provenance, read_report(folder / REPORT_FILE) if (folder / REPORT_FILE).exists() else None

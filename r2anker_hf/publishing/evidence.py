@@ -1,0 +1,309 @@
+"""What a card's figures rest on: the report, the run files behind it, and the judgements, checked and made public."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..collection import load_collection, read_qrels
+from ..config import CONFIG_FILE
+from ..evaluation import CollectionFacts, EvaluationReport, evaluate
+from ..files import sha256_file
+from ..measures import Qrels
+from ..negatives.candidates import public_name, run_facts
+from ..records import InputError
+from ..report import read_report
+from ..run import Run
+from ..stage import PROVENANCE_FILE, digest_of
+from .provenance import PINNED, pinned
+
+REPORT_FILE = "eval/report.json"
+JUDGEMENTS_FILE = "eval/judgements.json"
+QRELS_FILE = "eval/qrels.txt.gz"
+RUNS = "eval/runs"
+EQUAL = 1e-9  # two evaluations of one run differ by rounding alone
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A report with what it was made from.
+
+    Attributes:
+        report: as published, without a local path.
+        systems: those of its systems that are the published model.
+        runs: run file by system.
+        facts: how each run was made.
+        qrels: the judgements.
+        judgements: what `eval/judgements.json` says of them.
+    """
+
+    report: EvaluationReport
+    systems: tuple[str, ...]
+    runs: Mapping[str, Path]
+    facts: Mapping[str, Mapping[str, Any]]
+    qrels: Qrels
+    judgements: Mapping[str, Any]
+
+
+def gather(
+    report_folder: str | Path,
+    model: str | Path,
+    *,
+    runs: Mapping[str, str],
+    systems: Sequence[str],
+    collection: str | None,
+    judgements: str,
+) -> Evidence:
+    """Find what a report was made from, and make it again: every figure must come out.
+
+    Args:
+        report_folder: what score.py wrote.
+        model: folder of the published model; its own systems are known by its hash.
+        runs: run files that have moved.
+        systems: the model's systems, where no hash says so.
+        collection: "owner/name@commit" that a local copy of the collection was made from.
+        judgements: "copy" or "reference".
+
+    Raises:
+        InputError: a run is missing, is another than was measured or was made by another model; a figure of the
+            report does not come out.
+    """
+    folder = Path(report_folder)
+    report = read_report(folder)
+    config = _config(folder)
+    paths = {
+        s.name: Path(runs.get(s.name) or config["runs"].get(s.name, f"no run of {s.name}")) for s in report.systems
+    }
+    for system in report.systems:
+        _check_run(folder, paths[system.name], system.run_sha256)
+    qrels = _qrels(config)
+    recomputed = again(report, qrels, paths)
+    if wrong := differences(report, recomputed):
+        raise InputError(f"{folder / 'report.json'}: {wrong[0]}")
+    identity = _identity(report.collection, collection)
+    if judgements == "reference" and not PINNED.fullmatch(identity):
+        raise InputError(f"judgements: reference needs a collection on the Hub at a commit, but it is {identity}")
+    return Evidence(
+        report=_public(report, identity, judgements, _lines_sha256(qrels)),
+        systems=_own_systems(report, paths, Path(model), systems),
+        runs=paths,
+        facts={name: run_facts(path) for name, path in paths.items()},
+        qrels=qrels,
+        judgements={
+            "collection": identity,
+            "split": report.collection.split,
+            "file": QRELS_FILE if judgements == "copy" else None,
+            "sha256": _lines_sha256(qrels),
+            "queries": len(qrels),
+            "judgements": sum(map(len, qrels.values())),
+        },
+    )
+
+
+def write(evidence: Evidence, folder: Path) -> None:
+    """Write report, runs and judgements below `eval/`; equal evidence gives equal bytes."""
+    (folder / RUNS).mkdir(parents=True)
+    (folder / REPORT_FILE).write_text(evidence.report.to_json(), encoding="utf-8")
+    for system in evidence.report.systems:
+        with open(evidence.runs[system.name], "rb") as source:
+            _compress(folder / str(system.run_file), source)
+    if evidence.judgements["file"]:
+        _compress(folder / QRELS_FILE, _lines(evidence.qrels))
+    (folder / JUDGEMENTS_FILE).write_text(json.dumps(evidence.judgements, indent=1) + "\n", encoding="utf-8")
+
+
+def read_published(folder: Path, scratch: Path) -> tuple[EvaluationReport, Qrels, dict[str, Path]]:
+    """Report, judgements and run files of a published folder; the judgements from the Hub where it refers to them.
+
+    Args:
+        folder: the published folder.
+        scratch: an empty folder, where the runs are unpacked.
+
+    Raises:
+        InputError: a file is missing, or its content is not what report or judgements.json say.
+    """
+    report = read_report(folder / REPORT_FILE)
+    stated = json.loads((folder / JUDGEMENTS_FILE).read_text(encoding="utf-8"))
+    if stated["file"]:
+        qrels = read_qrels(_unpack(folder / stated["file"], scratch / "qrels"))
+    else:
+        name, revision = pinned(stated["collection"], folder / JUDGEMENTS_FILE, "--collection")
+        qrels = load_collection(name, stated["split"], revision).qrels
+    if _lines_sha256(qrels) != stated["sha256"]:
+        raise InputError(f"{JUDGEMENTS_FILE}: the judgements are others than those that were used")
+    paths = {s.name: _unpack(folder / str(s.run_file), scratch / f"{n}.trec") for n, s in enumerate(report.systems)}
+    for system in report.systems:
+        if sha256_file(paths[system.name]) != system.run_sha256:
+            raise InputError(f"{system.run_file}: is not the run that {REPORT_FILE} measured")
+    return report, qrels, paths
+
+
+def again(report: EvaluationReport, qrels: Qrels, runs: Mapping[str, Path]) -> EvaluationReport:
+    """The report that these runs and judgements give, with the same measures and settings."""
+    stages = {s.name: s.first_stage for s in report.systems if s.first_stage}
+    pairs = [(c.baseline, c.system) for c in report.comparisons if c.measure == report.measures[0]]
+    return evaluate(
+        qrels,
+        [Run.read_trec(runs[system.name], system.name) for system in report.systems],
+        report.measures,
+        collection=report.collection,
+        settings=report.settings,
+        first_stages={name: stage.name for name, stage in stages.items()},
+        depths={name: stage.depth for name, stage in stages.items()},
+        recall_grade=_recall_grade(stages.values()),
+        pairs=pairs,
+        examples=0,
+    )
+
+
+def differences(stated: EvaluationReport, found: EvaluationReport) -> list[str]:
+    """A line for each figure of `stated` that does not come out."""
+    wrong = []
+    for ours, theirs in zip(stated.systems, found.systems, strict=True):
+        first = ours.first_stage
+        figures: list[tuple[str, float, float]] = []
+        for measure in stated.measures:
+            for part in ("mean", "low", "high"):
+                pair = getattr(ours.scores[measure], part), getattr(theirs.scores[measure], part)
+                figures.append((f"{measure} ({part})", *pair))
+            if first and theirs.first_stage:
+                ceilings = first.ceiling[measure], theirs.first_stage.ceiling[measure]
+                figures.append((f"ceiling of {measure}", *ceilings))
+        if first and theirs.first_stage:
+            figures.append((first.recall_measure, first.recall, theirs.first_stage.recall))
+        wrong += [f"{ours.name}: {_differs(*figure)}" for figure in figures if abs(figure[1] - figure[2]) > EQUAL]
+    for one in stated.comparisons:
+        other = found.comparison(one.measure, one.baseline, one.system)
+        for part in ("difference", "low", "high", "p_value", "p_corrected", "wins", "ties", "losses"):
+            pair = getattr(one, part), getattr(other, part)
+            if abs(pair[0] - pair[1]) > EQUAL:
+                wrong.append(f"{one.system} against {one.baseline}: {_differs(f'{one.measure} ({part})', *pair)}")
+    if tuple(stated.query_ids) != tuple(found.query_ids):
+        wrong.append(f"{len(stated.query_ids)} queries are stated, but {len(found.query_ids)} were judged")
+    elif stated.per_query != found.per_query:
+        wrong.append("per_query: values of single queries differ from those of the runs")
+    return wrong
+
+
+def _differs(what: str, stated: float, found: float) -> str:
+    return f"{what} is stated as {stated:.6g}, but runs and judgements give {found:.6g}"
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder / CONFIG_FILE}: no such file; give the folder that score.py wrote") from None
+
+
+def _check_run(folder: Path, path: Path, sha256: str | None) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: no such run file, but {folder} measured it; say where it is with --runs")
+    if sha256_file(path) != sha256:
+        raise InputError(f"{path}: has changed since {folder / 'report.json'} measured it; score again")
+
+
+def _qrels(config: Mapping[str, Any]) -> Qrels:
+    if config["qrels"]:
+        return read_qrels(config["qrels"])
+    options = config.get("collection_options") or {}
+    collection = load_collection(
+        config["collection"], config["split"], config["revision"], config["use_titles"], **options
+    )
+    return collection.qrels
+
+
+def _identity(facts: CollectionFacts, stated: str | None) -> str:
+    """name@revision as it may be published."""
+    if stated:
+        return "@".join(pinned(stated, "collection", "--collection"))
+    return f"{public_name(facts.name)}@{facts.revision}" if facts.revision else public_name(facts.name)
+
+
+def _public(report: EvaluationReport, identity: str, judgements: str, qrels_sha256: str) -> EvaluationReport:
+    name, _, revision = identity.partition("@")
+    taken: dict[str, str] = {}
+    for system in report.systems:
+        stem = re.sub(r"[^\w.-]+", "_", system.name).strip(".") or "run"
+        taken[system.name] = f"{stem}_{len(taken)}" if stem in taken.values() else stem
+    return dataclasses.replace(
+        report,
+        collection=dataclasses.replace(report.collection, name=name, revision=revision or None),
+        qrels_file=QRELS_FILE if judgements == "copy" else None,
+        qrels_sha256=qrels_sha256,
+        systems=tuple(
+            dataclasses.replace(system, run_file=f"{RUNS}/{taken[system.name]}.trec.gz") for system in report.systems
+        ),
+    )
+
+
+def _own_systems(
+    report: EvaluationReport, runs: Mapping[str, Path], model: Path, stated: Sequence[str]
+) -> tuple[str, ...]:
+    """The systems whose runs this model made, as their provenance says."""
+    digest = digest_of(model)
+    makers = {name: _maker(path) for name, path in runs.items()}
+    for name in stated:
+        report.system(name)
+        if makers[name] not in (None, digest):
+            raise InputError(f"{runs[name]}: was made by another model than {model}, as its {PROVENANCE_FILE} says")
+    found = tuple(stated) or tuple(name for name, maker in makers.items() if maker == digest)
+    if not found:
+        names = ", ".join(makers)
+        raise InputError(f"{model}: made none of the report's runs ({names}); score it, or name them with --systems")
+    return found
+
+
+def _maker(run: Path) -> str | None:
+    """What provenance records of the model that made a run; None where nothing is recorded."""
+    path = run.parent / PROVENANCE_FILE
+    if not path.is_file():
+        return None
+    inputs = json.loads(path.read_text(encoding="utf-8"))["inputs"]
+    return inputs.get("ranker") or inputs.get("model")
+
+
+def _recall_grade(stages: Any) -> int:
+    grades = {int(match[1]) for s in stages if (match := re.match(r"R\(rel=(\d+)\)", s.recall_measure))}
+    return grades.pop() if grades else 1
+
+
+def _lines(qrels: Qrels) -> Iterator[bytes]:
+    """Judgements in TREC's form and one order."""
+    for query_id in sorted(qrels):
+        for doc_id in sorted(qrels[query_id]):
+            yield f"{query_id} 0 {doc_id} {qrels[query_id][doc_id]}\n".encode()
+
+
+def _lines_sha256(qrels: Qrels) -> str:
+    digest = hashlib.sha256()
+    for line in _lines(qrels):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def _compress(path: Path, lines: Any) -> None:
+    with open(path, "wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
+        for line in lines:
+            file.write(line)
+
+
+def _unpack(path: Path, target: Path) -> Path:
+    try:
+        with gzip.open(path) as source, open(target, "wb") as file:
+            shutil.copyfileobj(source, file)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path}: is no gzip file ({error})") from None
+    return target

@@ -1,0 +1,100 @@
+"""Golden pairs: texts with the scores that a published model gives them, so that anyone can check what was loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..records import InputError
+
+FORMAT = "r2anker_hf.golden/1"
+GOLDEN_FILE = "eval/golden.json"
+TOLERANCE = 1e-4  # absolute and relative: what float32 leaves open between machines
+
+# Written for this purpose, so that no collection's texts are published with a model. Short, long beyond any limit,
+# empty, without a word in common, in another script, and two that differ in one word.
+PAIRS = (
+    ("how do tides work", "The moon pulls the oceans towards it, and the earth turns beneath the bulge of water."),
+    ("how do tides work", "A tide table lists the hours of high and low water for a harbour."),
+    ("how do tides work", "Bread rises because yeast makes gas, which the dough holds."),
+    ("remove an item from a list", "list.remove(x) deletes the first item whose value is equal to x."),
+    ("remove an item from a list", "list.insert(i, x) puts an item before the given position."),
+    ("what is a coral reef", "A reef is built by colonies of small animals. " * 60),
+    ("what is a coral reef", ""),
+    ("Größe eines Atoms", "Атом водорода имеет радиус около пятидесяти пикометров; 原子很小。"),
+)
+
+
+def score_ranker(folder: str | os.PathLike, pairs: Sequence[tuple[str, str]] = PAIRS) -> np.ndarray:
+    """[pairs] logits of a ranker's folder, in float32 on the CPU."""
+    from ..rankers import CrossEncoderRanker
+
+    return CrossEncoderRanker.from_pretrained(folder, device="cpu").score(pairs)
+
+
+def score_retriever(folder: str | os.PathLike, pairs: Sequence[tuple[str, str]] = PAIRS) -> np.ndarray:
+    """[pairs] similarities of a dense or SPLADE retriever's folder, by its own prompts, in float32 on the CPU."""
+    model = load_retriever(folder)
+    queries, documents = zip(*pairs, strict=True)
+    options = {"convert_to_tensor": True, "show_progress_bar": False}
+    a, b = model.encode_query(list(queries), **options), model.encode_document(list(documents), **options)
+    return model.similarity_pairwise(a, b).float().numpy()
+
+
+def load_retriever(folder: str | os.PathLike) -> Any:
+    """A SentenceTransformer or a SparseEncoder, as its files say; no code of the folder is run."""
+    import sentence_transformers
+
+    make = sentence_transformers.SparseEncoder if is_sparse(folder) else sentence_transformers.SentenceTransformer
+    try:
+        return make(str(folder), device="cpu", trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"{folder}: cannot be loaded as a retriever: {str(error).splitlines()[0]}") from error
+
+
+def is_sparse(folder: str | os.PathLike) -> bool:
+    """Whether a sentence-transformers folder is a SPLADE model.
+
+    Raises:
+        InputError: it is no such folder.
+    """
+    path = Path(folder) / "modules.json"
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a retriever is a folder that sentence-transformers saved") from None
+    return any(module["type"].endswith(".SpladePooling") for module in modules)
+
+
+SCORERS = {"ranker": score_ranker, "retriever": score_retriever}
+
+
+def write_golden(folder: Path, kind: str) -> None:
+    """Score the pairs with the model of a folder, and write `eval/golden.json` into it."""
+    scores = SCORERS[kind](folder)
+    pairs = [
+        {"query": query, "document": document, "score": round(float(score), 6)}
+        for (query, document), score in zip(PAIRS, scores, strict=True)
+    ]
+    content = {"format": FORMAT, "kind": kind, "tolerance": TOLERANCE, "pairs": pairs}
+    path = folder / GOLDEN_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_golden(folder: Path, kind: str) -> list[str]:
+    """Score the golden pairs again; a line for each pair that another score comes out for."""
+    golden = json.loads((folder / GOLDEN_FILE).read_text(encoding="utf-8"))
+    pairs = [(pair["query"], pair["document"]) for pair in golden["pairs"]]
+    expected = np.array([pair["score"] for pair in golden["pairs"]])
+    found = SCORERS[kind](folder, pairs)
+    wrong = np.flatnonzero(~np.isclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE))
+    return [
+        f"{GOLDEN_FILE}: pair {index + 1} ({pairs[index][0]!r}) scores {found[index]:.6f}, not {expected[index]:.6f}"
+        for index in wrong
+    ]

@@ -1,0 +1,247 @@
+"""How a model came about, in a form that may be published: stages, data, licences and cost, without a local path."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..collection import load_collection
+from ..config import CONFIG_FILE
+from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name
+from ..negatives.card import AUDIT_FILE
+from ..records import InputError
+from ..stage import PROVENANCE_FILE, digest_of
+
+FORMAT = "r2anker_hf.provenance/1"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+PINNED = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
+_LOCAL = "sha256:"
+# Of a stage's configuration: what decides the numbers. The rest is places, logging and the machine.
+SETTINGS = (
+    *("objective", "policy", "num_negatives", "depth", "retrievers", "rank_from", "rank_to", "min_score", "max_score"),
+    *("absolute_margin", "relative_margin", "sampling_temperature", "shares", "within", "negatives_ranker"),
+    *("negatives_split", "retriever", "stages", "split", "max_queries", "head_steps", "query_flops", "document_flops"),
+    *("max_length", "max_query_length", "use_titles", "freeze_embeddings", "temperature", "dropout", "lora_rank"),
+    *("lora_alpha", "learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_share", "optim", "weight_decay"),
+    *("max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
+    *("mixed_precision", "bf16", "dev_split", "dev_measure", "dev_depth", "seed"),
+)
+# Not worth a line of a card: they say that an option was not used.
+_UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": "train"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage: its folder, what it was asked and what it recorded."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    def public(self) -> dict[str, Any]:
+        """What may be published of it."""
+        kept = ("recipe", "git_commit", "packages", "python", "hardware", "seconds_of_last_launch")
+        used = [key for key in SETTINGS if self.config.get(key) not in (None, {}, [], "", _UNUSED.get(key))]
+        settings = {key: self.config[key] for key in used if key != "bf16" or "mixed_precision" not in used}
+        return {
+            **{key: self.record[key] for key in kept if key in self.record},
+            "inputs": {name: _public_input(value) for name, value in self.record["inputs"].items()},
+            "settings": {key: public_name(value) for key, value in settings.items()},
+        }
+
+
+def read_stage(folder: str | Path) -> Stage:
+    """The stage that wrote a folder; its record may stand one level up, as for the stages of a retriever.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = Path(folder)
+    for place in (folder, folder.resolve().parent):
+        if (place / PROVENANCE_FILE).is_file() and (place / CONFIG_FILE).is_file():
+            config = yaml.safe_load((place / CONFIG_FILE).read_text(encoding="utf-8"))
+            return Stage(place, config, json.loads((place / PROVENANCE_FILE).read_text(encoding="utf-8")))
+    raise InputError(f"{folder / PROVENANCE_FILE}: no such file; give the folder that a recipe finished")
+
+
+def lineage(folder: str | Path) -> list[Stage]:
+    """The trainings that lead to a model, the first one first: a warm start is a stage of its own.
+
+    Raises:
+        InputError: a model that it was trained from has changed since.
+    """
+    stages = [read_stage(folder)]
+    while (start := Path(stages[0].config["model"])) and (start / PROVENANCE_FILE).is_file():
+        if digest_of(start) != stages[0].record["inputs"]["model"]:
+            raise InputError(f"{start}: has changed since {stages[0].folder} was trained from it")
+        stages.insert(0, read_stage(start))
+    return stages
+
+
+def base_model(stages: list[Stage], stated: str | None) -> dict[str, Any]:
+    """The encoder that training started from: name, revision (a commit or a local folder's hash) and licence.
+
+    Raises:
+        InputError: it stands on the Hub without a commit.
+    """
+    config, recorded = stages[0].config, stages[0].record["inputs"]["model"]
+    licence = _card_licence(Path(config["model"]) / "README.md")
+    if stated or not recorded.startswith(_LOCAL):
+        where = "base_model" if stated else stages[0].folder / PROVENANCE_FILE
+        name, revision = pinned(stated or recorded, where, "--base_model")
+        return {"name": name, "revision": revision, "licence": licence or _hub_licence(name, revision, "model")}
+    return {"name": public_name(config["model"]), "revision": recorded, "licence": licence}
+
+
+def pinned(reference: str, where: object, option: str) -> tuple[str, str]:
+    """Name and commit of "owner/name@commit".
+
+    Raises:
+        InputError: it names no commit.
+    """
+    match = PINNED.fullmatch(reference)
+    if not match:
+        raise InputError(f"{where}: {reference} is not pinned to a commit; give {option} owner/name@<40 hex digits>")
+    return match["name"], match["revision"]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model was trained on: facts for the card, and the texts that must not be published with it."""
+
+    facts: Mapping[str, Any]
+    texts: Iterator[str]
+
+
+def negatives_of(stage: Stage, stated: str | None) -> TrainingData:
+    """The candidates that a ranker learned from, out of their manifest and audit.
+
+    Raises:
+        InputError: they are not there any more, have changed, or stand on the Hub without a commit.
+    """
+    given, recorded = stage.config["negatives"], stage.record["inputs"]["negatives"]
+    name = revision = stated or (given if recorded.startswith(_LOCAL) else recorded)
+    if Path(name).is_dir():
+        revision = digest_of(Path(name))
+        if revision != recorded:
+            raise InputError(f"{name}: has changed since {stage.folder} was trained on it")
+    else:
+        name, revision = pinned(name, stage.folder / PROVENANCE_FILE, "--negatives")
+    folder = _facts_folder(name, revision)
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    if Path(given).is_dir() and name != given:
+        own = json.loads((Path(given) / MANIFEST_FILE).read_text(encoding="utf-8"))
+        if own["files"] != manifest["files"]:
+            raise InputError(f"negatives: {stated} are others than {given}, which {stage.folder} was trained on")
+    audit = folder / AUDIT_FILE
+    facts = {
+        "name": f"candidates mined from {manifest['collection']['name']}" if revision.startswith(_LOCAL) else name,
+        "revision": revision,
+        **{key: manifest.get(key) for key in ("licence", "collection", "use_titles", "depth", "splits")},
+        "audit": _without_cases(json.loads(audit.read_text(encoding="utf-8"))) if audit.exists() else None,
+    }
+    split = stage.config.get("negatives_split", "train")
+    hub = None if revision.startswith(_LOCAL) else revision
+    return TrainingData(facts, _candidate_texts(name, split, hub))
+
+
+def collection_of(stage: Stage) -> TrainingData:
+    """The collection that a retriever learned from.
+
+    Raises:
+        InputError: it is not there any more.
+    """
+    config = stage.config
+    collection = load_collection(
+        config["collection"], config["split"], config["revision"], config["use_titles"], **config["collection_options"]
+    )
+    facts = {
+        "name": public_name(collection.name),
+        "revision": collection.revision,
+        "licence": _hub_licence(collection.name, collection.revision, "dataset"),
+        "split": collection.split,
+        "queries": len(collection.queries),
+    }
+    positives = (collection.corpus.text(doc_id) for q in collection.queries for doc_id in collection.positives(q)[:1])
+    return TrainingData(facts, chain(collection.queries.values(), positives))
+
+
+def cost(stages: list[Stage], watts: float | None, grams_per_kwh: float | None) -> dict[str, Any]:
+    """Hours of the trainings on their machines, and the carbon under stated assumptions.
+
+    Only the last launch of each stage is counted, which is all of it unless it was resumed.
+    """
+    hardware = stages[-1].record["hardware"]
+    devices = hardware["gpus"] or [f"{hardware['cpus']} {hardware['machine']} CPU cores"]
+    hours = sum(stage.record["seconds_of_last_launch"] * _devices(stage) for stage in stages) / 3600
+    found = {"device_hours": round(hours, 3), "devices": devices}
+    if watts and grams_per_kwh:
+        grams = hours * watts / 1000 * grams_per_kwh
+        found |= {"watts": watts, "grams_per_kwh": grams_per_kwh, "grams_co2": round(grams, 1)}
+    return found
+
+
+def _devices(stage: Stage) -> int:
+    return len(stage.record["hardware"]["gpus"]) or 1
+
+
+def _public_input(value: str) -> str:
+    name, at, revision = value.rpartition("@")
+    return f"{public_name(name)}@{revision}" if at else value
+
+
+def _facts_folder(name: str, revision: str) -> Path:
+    """A folder with manifest and audit: the local one, or what the Hub has of them at the commit."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        files = [MANIFEST_FILE, AUDIT_FILE]
+        folder = snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=files)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}@{revision}: cannot be read: {str(error).splitlines()[0]}") from error
+    if not (Path(folder) / MANIFEST_FILE).is_file():
+        raise InputError(f"{name}@{revision}: holds no {MANIFEST_FILE}")
+    return Path(folder)
+
+
+def _candidate_texts(source: str, split: str, revision: str | None) -> Iterator[str]:
+    """Each query, and its first relevant passage."""
+    candidates = load_candidates(source, split, revision)
+    for row in candidates.rows.select_columns(["query", "positive_ids"]):
+        yield row["query"]
+        yield candidates.corpus.text(row["positive_ids"][0])
+
+
+def _without_cases(audit: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in audit.items() if key != "suspicious"}
+
+
+def _card_licence(path: Path) -> str | None:
+    """The licence in a card's metadata; None where there is no card, or none in it."""
+    from huggingface_hub import RepoCard
+
+    if not path.is_file():
+        return None
+    licence = RepoCard.load(path, ignore_metadata_errors=True).data.to_dict().get("license")
+    return licence if isinstance(licence, str) else None
+
+
+def _hub_licence(name: str, revision: str, repo_type: str) -> str | None:
+    """The licence that a Hub repository states at a commit; None where it cannot be reached or states none."""
+    from huggingface_hub import hf_hub_download
+
+    if not PINNED.fullmatch(f"{name}@{revision}"):
+        return None
+    try:
+        return _card_licence(Path(hf_hub_download(name, "README.md", repo_type=repo_type, revision=revision)))
+    except (OSError, ValueError):
+        return None

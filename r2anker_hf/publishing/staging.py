@@ -1,0 +1,333 @@
+"""From a finished folder to a staging folder: everything in it is published, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import __version__
+from ..files import sha256_file
+from ..negatives.candidates import MANIFEST_FILE
+from ..negatives.card import AUDIT_FILE
+from ..negatives.card import write_card as write_negatives_card
+from ..rankers import CrossEncoderRanker
+from ..records import InputError
+from ..stage import PROVENANCE_FILE
+from .cards import template_sha256, write_card, write_eval_results
+from .compat import check, rewrite
+from .evidence import gather, write
+from .golden import is_sparse, load_retriever, write_golden
+from .licences import carried
+from .lint import findings, refuse, refuse_pickles, this_machine
+from .provenance import FORMAT as PROVENANCE_FORMAT
+from .provenance import base_model, collection_of, cost, lineage, negatives_of, read_stage
+
+KINDS = {"ranker": "model", "negatives": "dataset", "retriever": "model"}
+"""What can be published, and the Hub's type of its repository."""
+PUBLICATION_FILE = "publication.json"
+FORMAT = "r2anker_hf.publication/1"
+MODEL_FILES = (
+    *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
+    *("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+    *("config_sentence_transformers.json", "modules.json", "sentence_bert_config.json"),
+    *("[0-9]_*/config.json", "[0-9]_*/model.safetensors"),
+)
+"""What is taken from a model's folder: nothing else is copied, whatever lies there."""
+
+
+@dataclass
+class Stated:
+    """What the publisher says, because no file knows it; the options of a recipe."""
+
+    licence: str | None = field(
+        default=None,
+        metadata={"help": "Licence of what is published, as the Hub names it; default that of the training data."},
+    )
+    language: list[str] = field(default_factory=list, metadata={"help": "Languages of the texts: en ..."})
+    base_model: str | None = field(
+        default=None,
+        metadata={"help": "owner/name@commit of the encoder that training started from, if it was local."},
+    )
+    negatives: str | None = field(
+        default=None, metadata={"help": "owner/name@commit, or folder, of a ranker's candidates, if they were moved."}
+    )
+    collection: str | None = field(
+        default=None, metadata={"help": "owner/name@commit of the collection measured on, if it was a local copy."}
+    )
+    runs: dict[str, str] = field(
+        default_factory=dict, metadata={"help": "Run files behind the report, if they were moved: name=path ..."}
+    )
+    systems: list[str] = field(
+        default_factory=list, metadata={"help": "Systems of the report that are this model; default by its hash."}
+    )
+    judgements: Literal["copy", "reference"] = field(
+        default="copy", metadata={"help": "Publish the evaluated judgements, or refer to their Hub repository."}
+    )
+    benchmark: str | None = field(
+        default=None, metadata={"help": "owner/name#task_id of a Hub benchmark, for a file in .eval_results."}
+    )
+    purpose: str | None = field(default=None, metadata={"help": "What it is for and for whom, one sentence or two."})
+    watts: float | None = field(default=None, metadata={"help": "Power of a device in training, for the carbon."})
+    grams_per_kwh: float | None = field(
+        default=None, metadata={"help": "CO2 of a kilowatt-hour where it was trained."}
+    )
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A folder that may be published as it is.
+
+    Attributes:
+        kind: one of KINDS.
+        repo_id: where it is meant for; the snippets of its card name it.
+        repo_type: the Hub's type of repository, "model" or "dataset".
+        folder: everything in it is published, and nothing else.
+        files: sha256 by path, of every file, `publication.json` among them. Equal inputs give equal bytes.
+    """
+
+    kind: str
+    repo_id: str
+    repo_type: str
+    folder: Path
+    files: Mapping[str, str]
+
+
+def stage(
+    kind: str,
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    into: str | os.PathLike,
+    report: str | os.PathLike | None = None,
+    stated: Stated | None = None,
+) -> Staged:
+    """Stage a finished folder: allowed files alone, rewritten so that they load everywhere, with card and evidence.
+
+    Nothing is sent, and the source folder is only read.
+
+    Args:
+        kind: ranker, negatives or retriever.
+        folder: what train_ranker.py, mine.py or train_retriever.py (D/D2, say) wrote.
+        repo_id: "owner/name" of the repository to be.
+        into: the staging folder, made anew; an earlier staging there is replaced, other files are never touched.
+        report: folder that score.py wrote; without one the card of a model says that nothing was measured.
+        stated: what no file knows.
+
+    Returns:
+        The staged folder and the sha256 of its files.
+
+    Raises:
+        InputError: one line that names file and finding: a pickle, a token, a path of this machine or a training row
+            in any byte, a base model or dataset without commit, a licence that clashes with the data's, a report that
+            is not of this model or not of these runs, a model that other loaders would score differently. `into` is
+            left as it was then.
+    """
+    stated = stated or Stated()
+    if kind not in KINDS:
+        raise InputError(f"kind is {kind!r}; choices: {', '.join(KINDS)}")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise InputError(f"repo_id is {repo_id!r}, but a repository is called owner/name")
+    folder, into = Path(folder), Path(into)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    if into.is_dir() and any(into.iterdir()) and not (into / PUBLICATION_FILE).exists():
+        raise InputError(f"{into}: holds other files; give a new folder to stage into")
+    refuse_pickles(folder)
+    partial = into.with_name(f".{into.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        if kind == "negatives":
+            training = _stage_negatives(folder, partial, repo_id, stated)
+        else:
+            training = _stage_model(kind, folder, partial, repo_id, Path(report) if report else None, stated)
+        refuse(findings(partial, this_machine(folder), training))
+        _publish(kind, repo_id, partial)
+        shutil.rmtree(into, ignore_errors=True)
+        os.replace(partial, into)
+    except InputError as error:  # the publisher knows the file by its place in the source
+        raise InputError(str(error).replace(str(partial), str(folder))) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Staged(kind, repo_id, KINDS[kind], into, files_of(into))
+
+
+def files_of(folder: str | os.PathLike) -> dict[str, str]:
+    """sha256 by path of all files below a folder."""
+    folder = Path(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
+
+
+def _publish(kind: str, repo_id: str, into: Path) -> None:
+    """Close the folder with `publication.json`, which lists all other files."""
+    content = {
+        "format": FORMAT,
+        "kind": kind,
+        "repo_id": repo_id,
+        "r2anker_hf": __version__,
+        "template_sha256": template_sha256(kind),
+        "files": {
+            name: {"bytes": (into / name).stat().st_size, "sha256": hash_} for name, hash_ in files_of(into).items()
+        },
+    }
+    _write_json(into / PUBLICATION_FILE, content)
+
+
+def _stage_model(
+    kind: str, folder: Path, into: Path, repo_id: str, report: Path | None, stated: Stated
+) -> Iterable[str]:
+    """Model, evidence, provenance and card; returns the training texts that may not stand in them."""
+    stages = lineage(folder)
+    data = negatives_of(stages[-1], stated.negatives) if kind == "ranker" else collection_of(stages[-1])
+    base = base_model(stages, stated.base_model)
+    licences = {"the base model": base["licence"], "the training data": data.facts["licence"]}
+    licence = carried(stated.licence, licences, derived=False)
+    _copy_model(folder, into)
+    rewrite(kind, into)
+    check(kind, into)
+    write_golden(into, kind)
+    evidence = None
+    if report:
+        evidence = gather(
+            report,
+            folder,
+            runs=stated.runs,
+            systems=stated.systems,
+            collection=stated.collection,
+            judgements=stated.judgements,
+        )
+        write(evidence, into)
+    record: dict[str, Any] = {
+        "format": PROVENANCE_FORMAT,
+        "kind": kind,
+        "repo_id": repo_id,
+        "purpose": stated.purpose or _purpose(kind, data.facts),
+        "licence": licence,
+        "language": stated.language,
+        "model": _model_facts(kind, into),
+        "base_model": base,
+        "negatives" if kind == "ranker" else "collection": data.facts,
+        "stages": [stage.public() for stage in stages],
+        "systems": evidence.systems if evidence else (),
+        "runs": evidence.facts if evidence else {},
+        "cost": cost(stages, stated.watts, stated.grams_per_kwh),
+    }
+    if kind == "retriever":
+        record["trained_on"] = _negatives_of_retriever(stages[-1].config, folder.name)
+    _write_json(into / PROVENANCE_FILE, record)
+    write_card(into, kind)
+    if stated.benchmark and evidence:
+        write_eval_results(into, evidence.report, evidence.systems, stated.benchmark)
+    return data.texts
+
+
+def _copy_model(folder: Path, into: Path) -> None:
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder)
+        if any(fnmatch(name.as_posix(), pattern) for pattern in MODEL_FILES) and len(name.parts) <= 2:
+            (into / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, into / name)
+    if not any(into.glob("*.safetensors")):
+        raise InputError(f"{folder}: holds no model.safetensors; only safetensors are published")
+
+
+def _model_facts(kind: str, folder: Path) -> dict[str, Any]:
+    """What the card says of the model itself."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    facts: dict[str, Any] = {"architecture": config["architectures"][0], "parameters": _parameters(folder)}
+    if kind == "ranker":
+        ranker = CrossEncoderRanker.from_pretrained(folder, device="cpu")
+        limits = {"max_length": ranker.encoder.max_length, "max_query_length": ranker.encoder.max_query_length}
+        return {"form": "ranker", **facts, **limits}
+    model = load_retriever(folder)
+    form = "splade" if is_sparse(folder) else "dense"
+    size = {"dimension": model.get_embedding_dimension(), "similarity": model.similarity_fn_name}
+    return {"form": form, **facts, "max_length": model.max_seq_length, **size}
+
+
+def _parameters(folder: Path) -> int:
+    from safetensors import safe_open
+
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="np") as weights:
+            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return total
+
+
+def _purpose(kind: str, facts: Mapping[str, Any]) -> str:
+    source = facts["collection"]["name"] if kind == "ranker" else facts["name"]
+    what = (
+        "It orders the passages that a first stage found, so that those which answer the query come first"
+        if kind == "ranker"
+        else "It finds passages that answer a query"
+    )
+    return f"{what}: for search like that of {source}, which it was trained on."
+
+
+def _negatives_of_retriever(config: Mapping[str, Any], name: str) -> str:
+    first = "mined candidates" if config.get("negatives") else "BM25's top documents"
+    if name[-1:].isdigit() and int(name[-1]) > 1:
+        return f"{first} and those of the stage before it, down to rank {config['depth']}"
+    return f"{first}, down to rank {config['depth']}"
+
+
+def _stage_negatives(folder: Path, into: Path, repo_id: str, stated: Stated) -> Iterable[str]:
+    """What the manifest lists, and what is made from it; nothing is left to look for, the rows are the dataset."""
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the folder that mine.py finished")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    _check_pins(manifest, path)
+    for name, facts in manifest["files"].items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != facts["sha256"]:
+            raise InputError(f"{folder / name}: is not the file that {MANIFEST_FILE} lists; mine again")
+        (into / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, into / name)
+    manifest["licence"] = carried(stated.licence, {"the collection": manifest["licence"]}, derived=True)
+    _write_json(into / MANIFEST_FILE, manifest)
+    if (folder / AUDIT_FILE).is_file():
+        shutil.copyfile(folder / AUDIT_FILE, into / AUDIT_FILE)
+    stage = read_stage(folder)
+    _write_json(
+        into / PROVENANCE_FILE,
+        {
+            "format": PROVENANCE_FORMAT,
+            "kind": "negatives",
+            "repo_id": repo_id,
+            "language": stated.language,
+            "stages": [stage.public()],
+            "cost": cost([stage], stated.watts, stated.grams_per_kwh),
+        },
+    )
+    write_negatives_card(into, repo_id)
+    return ()
+
+
+def _check_pins(manifest: Mapping[str, Any], path: Path) -> None:
+    """Collection and retrievers' models by commit or hash."""
+    where = {"collection": manifest["collection"], "corpus": manifest["corpus"]}
+    for what, facts in where.items():
+        if "revision" in facts and not re.fullmatch(r"(sha256:)?[0-9a-f]{40,64}", str(facts["revision"])):
+            raise InputError(
+                f"{path}: {what} at {facts['revision']} is not pinned to a commit; load it with --revision"
+            )
+    for split in manifest["splits"].values():
+        for name, run in split["retrievers"].items():
+            model = (run.get("settings") or {}).get("model", "")
+            if model and not re.search(r"@(sha256:)?[0-9a-f]{40,64}$", model):
+                raise InputError(f"{path}: retriever {name}: {model} is not pinned; retrieve with --model_revision")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

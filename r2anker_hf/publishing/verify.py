@@ -1,0 +1,320 @@
+"""Check what was published: hashes, golden scores, every figure of the card, and that its sources exist.
+
+Whatever is checked is derived from the files themselves; what a card or a report says of itself is only compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..files import sha256_file
+from ..negatives.audit import audit
+from ..negatives.candidates import MANIFEST_FILE, load_candidates, stream_rows
+from ..negatives.card import AUDIT_FILE
+from ..negatives.card import write_card as write_negatives_card
+from ..records import InputError
+from ..stage import PROVENANCE_FILE
+from . import cards, evidence
+from .golden import check_golden
+from .lint import Machine, findings
+from .provenance import PINNED
+from .staging import FORMAT, KINDS, PUBLICATION_FILE
+
+IGNORED = (".gitattributes", ".cache/")  # the Hub's own, and what a download leaves
+
+
+class Line(NamedTuple):
+    """One thing that was checked. `failures` is empty where it holds; None where it could not be checked."""
+
+    what: str
+    failures: list[str] | None
+
+    def __str__(self) -> str:
+        if self.failures is None:
+            return f"not checked  {self.what}"
+        return "\n".join(
+            [f"{'FAILS' if self.failures else 'holds':12} {self.what}", *(f"    {f}" for f in self.failures)]
+        )
+
+
+def verify_folder(folder: str | os.PathLike, online: bool = True) -> Iterator[Line]:
+    """Check a published folder, one line at a time.
+
+    Args:
+        folder: all files of a repository at one commit.
+        online: also ask the Hub whether base model and datasets exist at the commits that are named.
+
+    Raises:
+        InputError: it is no folder that this package published.
+    """
+    folder = Path(folder)
+    publication = read_publication(folder)
+    kind = publication["kind"]
+    yield Line("files: names and sha256", _hashes(folder, publication))
+    found = [line for line in findings(folder, Machine(), links=True) if not line.startswith(IGNORED)]
+    yield Line("files: no pickle, code or token", found)
+    if kind == "negatives":
+        yield Line("rows: counted again", _attempt(_negatives_counts, folder))
+        yield Line("audit: made again", _attempt(_negatives_audit, folder))
+        yield _card_of_negatives(folder, publication)
+    else:
+        yield Line("golden scores", _attempt(check_golden, folder, kind))
+        if (folder / evidence.REPORT_FILE).exists():
+            yield from _figures(folder, kind)
+        yield _card(folder, kind, publication)
+    if online:
+        yield from _sources(folder, kind)
+
+
+def check_folder(folder: str | os.PathLike, online: bool = False) -> list[str]:
+    """What fails in a published folder, one line each; nothing, if all of it holds.
+
+    Raises:
+        InputError: it is no folder that this package published.
+    """
+    return [failure for line in verify_folder(folder, online) for failure in line.failures or ()]
+
+
+def read_publication(folder: Path) -> dict[str, Any]:
+    """`publication.json` of a folder.
+
+    Raises:
+        InputError: there is none, or none of this version.
+    """
+    path = folder / PUBLICATION_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = content["format"] == FORMAT and content["kind"] in KINDS
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; this was not published by r2anker_hf") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    if not known:
+        raise InputError(f"{path}: the format is {content['format']!r}, but this version reads {FORMAT!r}")
+    return content
+
+
+def _attempt(check: Callable[..., list[str]], *arguments: Any) -> list[str]:
+    """A check's failures; what cannot be read fails too."""
+    try:
+        return check(*arguments)
+    except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+        return [f"{type(error).__name__}: {error}" if not isinstance(error, InputError) else str(error)]
+
+
+def _hashes(folder: Path, publication: Mapping[str, Any]) -> list[str]:
+    stated = publication["files"]
+    paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    failures = [f"{name}: is missing" for name in stated if name not in paths]
+    for name, path in paths.items():
+        if name == PUBLICATION_FILE or name.startswith(IGNORED):
+            continue
+        if name not in stated:
+            failures.append(f"{name}: was not published with the rest")
+        elif sha256_file(path) != stated[name]["sha256"]:
+            failures.append(f"{name}: has another sha256 than when it was published")
+    return failures
+
+
+def _figures(folder: Path, kind: str) -> Iterator[Line]:
+    """The report, then the card's tables and metadata, against what runs and judgements give."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            report, qrels, runs = evidence.read_published(folder, Path(scratch))
+            found = evidence.again(report, qrels, runs)
+        except (InputError, OSError, ValueError, KeyError) as error:
+            yield Line("figures: runs and judgements", [str(error)])
+            return
+    yield Line(f"{evidence.REPORT_FILE}: every figure derived again", evidence.differences(report, found))
+    own = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))["systems"]
+    text = (folder / cards.CARD_FILE).read_text(encoding="utf-8")
+    yield Line(f"{cards.CARD_FILE}: every figure of its tables", _tables(text, cards.tables(found, own)))
+    yield Line(f"{cards.CARD_FILE}: every figure of model-index", _attempt(_model_index, text, kind, found, own))
+
+
+def _tables(text: str, expected: Mapping[str, cards.Table]) -> list[str]:
+    """Tables of a card whose cells are not those that were derived; they are known by their first columns' heads."""
+    present = parse_tables(text)
+    failures = []
+    for table in expected.values():
+        same = [one for one in present if one.header == table.header]
+        if not same:
+            failures.append(f"{cards.CARD_FILE}: no table with the columns {', '.join(table.header)}")
+            continue
+        if len(same) > 1 or len(same[0].rows) != len(table.rows):
+            failures.append(
+                f"{cards.CARD_FILE}: table {table.header[0]}: other rows than the {len(table.rows)} derived"
+            )
+            continue
+        for row, derived in zip(same[0].rows, table.rows, strict=True):
+            for head, cell, value in zip(table.header, row, derived, strict=False):
+                if cell != value:
+                    failures.append(f"{cards.CARD_FILE}: {derived[0]}, {head}: the card says {cell!r}, not {value!r}")
+    return failures
+
+
+def parse_tables(text: str) -> list[cards.Table]:
+    """All tables of a Markdown text.
+
+    >>> parse_tables("| a | b |\\n|:--|--:|\\n| x | 1 |\\n")
+    [Table(header=('a', 'b'), rows=(('x', '1'),))]
+    """
+    found: list[cards.Table] = []
+    for block in re.findall(r"(?:^\|.*\|[ \t]*\n?)+", text, re.MULTILINE):
+        lines = [re.split(r"(?<!\\)\|", line.strip()[1:-1]) for line in block.strip().splitlines()]
+        cells = [tuple(cell.strip() for cell in line) for line in lines]
+        if len(cells) >= 2:
+            found.append(cards.Table(cells[0], tuple(cells[2:])))
+    return found
+
+
+def _model_index(text: str, kind: str, report: Any, own: list[str]) -> list[str]:
+    """Metadata of the card whose values are not those that were derived."""
+    from huggingface_hub import ModelCard
+
+    results = ModelCard(text).data.eval_results or []
+    stated = {(one.metric_args or {}).get("system", "?") + " " + one.metric_args["measure"]: one for one in results}
+    derived = {
+        f"{e.metric_args['system']} {e.metric_args['measure']}": e for e in cards.eval_results(kind, report, own)
+    }
+    failures = [f"model-index: {name} is missing" for name in derived if name not in stated]
+    failures += [f"model-index: {name} was not measured" for name in stated if name not in derived]
+    for name in stated.keys() & derived.keys():
+        one, other = stated[name], derived[name]
+        if one.metric_value != other.metric_value:
+            failures.append(f"model-index: {name}: the card says {one.metric_value}, not {other.metric_value}")
+        elif one.metric_args != other.metric_args or one.dataset_name != other.dataset_name:
+            failures.append(f"model-index: {name}: interval, queries, first stage or dataset are others than derived")
+    return failures
+
+
+def _card(folder: Path, kind: str, publication: Mapping[str, Any]) -> Line:
+    """The whole card, sentence by sentence, where this version has the template that it was made from."""
+    what = f"{cards.CARD_FILE}: every line from report and provenance"
+    if publication["template_sha256"] != cards.template_sha256(kind):
+        return Line(f"{what} (another version's template; its figures were compared)", None)
+
+    def compare() -> list[str]:
+        provenance, report = cards.read(folder)
+        return _lines_apart(cards.render(kind, provenance, report), folder / cards.CARD_FILE)
+
+    return Line(what, _attempt(compare))
+
+
+def _lines_apart(expected: str, path: Path) -> list[str]:
+    """The first line of a card that is not what the template gives."""
+    found, wanted = path.read_text(encoding="utf-8").splitlines(), expected.splitlines()
+    for number, (line, derived) in enumerate(zip(found, wanted, strict=False), start=1):
+        if line != derived:
+            return [f"{path.name}, line {number}: says {line[:100]!r}, not {derived[:100]!r}"]
+    if len(found) != len(wanted):
+        return [f"{path.name}: has {len(found)} lines, not {len(wanted)}"]
+    return []
+
+
+def _negatives_counts(folder: Path) -> list[str]:
+    """Rows, candidates and found positives of every split and retriever."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    failures = []
+    for split, facts in manifest["splits"].items():
+        rows, found = 0, {name: [0, 0] for name in facts["retrievers"]}
+        for row in stream_rows(folder, split):
+            rows += 1
+            for ranked in row["candidates"]:
+                counts = found.setdefault(ranked["retriever"], [0, 0])
+                counts[0] += len(ranked["doc_ids"])
+                counts[1] += not set(row["positive_ids"]).isdisjoint(ranked["doc_ids"])
+        if rows != facts["queries"]:
+            failures.append(f"{MANIFEST_FILE}: {split}: {facts['queries']} queries are stated, but {rows} are there")
+        for name, (candidates, positives) in found.items():
+            stated = facts["retrievers"].get(name, {})
+            pair = stated.get("candidates"), stated.get("queries_whose_positive_is_found")
+            if pair != (candidates, positives):
+                failures.append(
+                    f"{MANIFEST_FILE}: {split}, {name}: {pair} are stated, but {candidates, positives} counted"
+                )
+    return failures
+
+
+def _negatives_audit(folder: Path) -> list[str]:
+    """Every figure of audit.json."""
+    if not (folder / AUDIT_FILE).exists():
+        return []
+    stated = json.loads((folder / AUDIT_FILE).read_text(encoding="utf-8"))
+    candidates = load_candidates(folder, stated["split"])
+    options = stated["queries_in_split"], stated.get("max_queries", stated["queries_in_split"]), stated["seed"]
+    made = audit(
+        stream_rows(folder, stated["split"]), candidates.corpus.text, stated["split"], *options, stated["judged_by"]
+    )
+    made = json.loads(json.dumps(made))
+    return [
+        f"{AUDIT_FILE}: {key}: is stated as {str(stated.get(key))[:80]}, but the rows give {str(made[key])[:80]}"
+        for key in made
+        if key not in ("suspicious", "max_queries") and made[key] != stated.get(key)
+    ]
+
+
+def _card_of_negatives(folder: Path, publication: Mapping[str, Any]) -> Line:
+    what = f"{cards.CARD_FILE}: every line from manifest, audit and provenance"
+    if publication["template_sha256"] != cards.template_sha256("negatives"):
+        return Line(f"{what} (another version's template)", None)
+
+    def compare() -> list[str]:
+        with tempfile.TemporaryDirectory() as scratch:
+            for name in (MANIFEST_FILE, AUDIT_FILE, PROVENANCE_FILE):
+                if (folder / name).exists():
+                    (Path(scratch) / name).write_bytes((folder / name).read_bytes())
+            card = write_negatives_card(scratch, publication["repo_id"]).read_text(encoding="utf-8")
+        return _lines_apart(card, folder / cards.CARD_FILE)
+
+    return Line(what, _attempt(compare))
+
+
+def _sources(folder: Path, kind: str) -> Iterator[Line]:
+    """Base model, data and collections that the provenance pins to commits."""
+    for repo_type, name, revision in sorted(set(_pins(folder, kind))):
+        yield Line(f"{repo_type} {name} at {revision[:12]} exists", _exists(repo_type, name, revision))
+
+
+def _pins(folder: Path, kind: str) -> Iterator[tuple[str, str, str]]:
+    if kind == "negatives":
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        sources = [("dataset", manifest["collection"]), ("dataset", manifest["corpus"])]
+    else:
+        provenance = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+        sources = [("model", provenance["base_model"])]
+        sources += [("dataset", provenance[key]) for key in ("negatives", "collection") if provenance.get(key)]
+        sources += [("dataset", provenance["negatives"]["collection"])] if provenance.get("negatives") else []
+        if (folder / evidence.JUDGEMENTS_FILE).exists():
+            stated = json.loads((folder / evidence.JUDGEMENTS_FILE).read_text(encoding="utf-8"))["collection"]
+            name, _, revision = stated.partition("@")
+            sources.append(("dataset", {"name": name, "revision": revision}))
+    for repo_type, source in sources:
+        name, revision = source.get("name") or source.get("repo"), source.get("revision")
+        if PINNED.fullmatch(f"{name}@{revision}"):
+            yield repo_type, str(name), str(revision)
+
+
+def _exists(repo_type: str, name: str, revision: str) -> list[str] | None:
+    """Nothing where it does; None where the Hub cannot be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=30)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return [f"{name}@{revision}: is not on the Hub, or not open to you"]
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return None
+    return []

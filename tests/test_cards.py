@@ -1,0 +1,157 @@
+"""A card says what its files say: metadata that the Hub reads, tables from the report, snippets that run."""
+
+import json
+import re
+import shutil
+
+import pytest
+from huggingface_hub import ModelCard
+
+from r2anker_hf.publishing.golden import score_ranker
+from r2anker_hf.publishing.staging import Stated, stage
+from r2anker_hf.report import read_report
+
+
+@pytest.fixture(scope="module")
+def folder(finished, tmp_path_factory):
+    into = tmp_path_factory.mktemp("card") / "ranker"
+    stated = Stated(language=["en"], licence="cc-by-4.0", watts=250.0, grams_per_kwh=400.0)
+    return stage("ranker", finished / "ranker", "me/toy", into=into, report=finished / "report", stated=stated).folder
+
+
+@pytest.fixture(scope="module")
+def card(folder):
+    return (folder / "README.md").read_text()
+
+
+def test_metadata_is_what_the_hub_s_widgets_read(card, folder):
+    data = ModelCard(card).data
+    assert (data.pipeline_tag, data.library_name, data.license) == (
+        "text-ranking",
+        "sentence-transformers",
+        "cc-by-4.0",
+    )
+    assert {"cross-encoder", "reranker", "sentence-transformers"} <= set(data.tags) and data.language == ["en"]
+    report = read_report(folder / "eval")
+    assert data.model_name == "toy" and len(data.eval_results) == 2
+    one = next(result for result in data.eval_results if result.metric_type == "mrr_at_10")
+    assert one.metric_value == round(report.system("ranker").scores["MRR@10"].mean, 4)
+    assert one.metric_args["queries"] == 22 and one.metric_args["first_stage"] == "bm25"
+    assert (one.task_type, one.dataset_type, one.dataset_split) == ("text-ranking", "toy", "test")
+    assert "emissions" in data.to_dict()["co2_eq_emissions"] and "datasets" not in data.to_dict()
+
+
+def test_figures_are_the_report_s(card, folder):
+    report = read_report(folder / "eval")
+    for system in report.systems:
+        for measure in report.measures:
+            one = system.scores[measure]
+            assert re.search(rf"{one.mean:.4f}(\*\*)? \[{one.low:.3f}, {one.high:.3f}\]", card)
+    first = report.system("ranker").first_stage
+    assert f"| ranker | bm25 | 10 | R@10 {first.recall:.4f} |" in card
+    pair = report.comparison("MRR@10", "bm25", "ranker")
+    assert f"{pair.wins} / {pair.ties} / {pair.losses} |" in card and "22 judged queries, 55 documents" in card
+    assert "| ranker (this model) |" in card
+
+
+def test_what_a_reader_needs_is_said(card, folder):
+    audit = json.loads((folder / "provenance.json").read_text())["negatives"]["audit"]
+    share = audit["retrievers"]["bm25"]["suspected"]
+    assert f"| bm25 | {audit['retrievers']['bm25']['negatives']} |" in card and f"| {share} (" in card
+    for said in (
+        *(
+            "3 a query, by the policy `union`",
+            "cc-by-4.0",
+            "device hours on",
+            "250.0 W a device",
+            "@inproceedings{zhou",
+        ),
+        *("at most 64 tokens", "## Limits and bias", "Split `train`, 33 queries", "verify.py --repo_id me/toy"),
+        *("top 200", "Holm-corrected", "500 resamples", "candidates mined from toy"),
+    ):
+        assert said in card, said
+    for path in re.findall(r"!\[[^]]*\]\(([^)]*)\)", card):
+        assert (folder / path).is_file()
+    assert "{{" not in card and "{%" not in card and "None" not in card and "\n\n\n\n" not in card
+
+
+def test_tables_are_whole(card):
+    for block in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
+        widths = {len(re.split(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1 and len(block.splitlines()) > 2, block
+
+
+def test_the_snippets_run_and_agree(card, folder, capsys):
+    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(snippets) == 3
+    printed = []
+    for snippet in snippets:
+        exec(compile(snippet.replace("me/toy", str(folder)), "snippet", "exec"), {})
+        printed.append(capsys.readouterr().out)
+    pairs = [
+        ("how do tides work", text)
+        for text in ("The moon pulls the oceans towards it.", "Bread rises because yeast makes gas.")
+    ]
+    scores = score_ranker(folder, pairs)
+    ranked = {
+        int(n): float(s)
+        for n, s in re.findall(r"'corpus_id': (\d).*?'score': (?:np.float32\()?(-?[\d.]+)", printed[0])
+    }
+    assert [ranked[0], ranked[1]] == pytest.approx(list(scores), abs=1e-5)
+    for text in printed[1:]:
+        assert [float(x) for x in re.findall(r"-?\d+\.\d+", text)] == pytest.approx(list(scores), abs=1e-5)
+
+
+def test_without_a_report_nothing_is_claimed(finished, tmp_path):
+    plain = stage("ranker", finished / "ranker", "me/toy", into=tmp_path / "ranker").folder
+    card = (plain / "README.md").read_text()
+    assert "Nothing was measured yet." in card and "model-index" not in card and not (plain / "eval/runs").exists()
+
+
+def test_the_negatives_card(finished, tmp_path):
+    stated = Stated(language=["en"])
+    folder = stage("negatives", finished / "negatives", "me/toy-negatives", into=tmp_path / "n", stated=stated).folder
+    card = (folder / "README.md").read_text()
+    data = ModelCard(card).data.to_dict()
+    assert data["task_categories"] == ["text-ranking", "text-retrieval"] and data["license"] == "cc-by-4.0"
+    for said in (
+        'load_dataset("me/toy-negatives"',
+        "## Audit",
+        "device hours",
+        "verify.py --repo_id",
+        "@inproceedings",
+    ):
+        assert said in card, said
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    found = {}
+    exec(compile(snippet.replace("me/toy-negatives", str(folder)), "snippet", "exec"), found)
+    assert len(found["rows"]) == 33 and len(found["corpus"]) == 55
+
+
+@pytest.fixture(scope="module")
+def retriever(finished, tiny_model, tmp_path_factory):
+    """A stage folder as train_retriever.py leaves it, without its minute of training."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path_factory.mktemp("retriever")
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model.save_pretrained(str(folder / "D1"), create_model_card=False)
+    shutil.copy(finished / "ranker" / "provenance.json", folder)
+    config = {"collection": str(finished / "toy"), "model": str(tiny_model), "retriever": "dense", "split": "train"}
+    config |= {"revision": None, "use_titles": True, "collection_options": {}, "depth": 200, "negatives": None}
+    (folder / "config.yaml").write_text(json.dumps(config))
+    return folder / "D1"
+
+
+def test_the_retriever_card_and_its_snippets(retriever, tmp_path, capsys):
+    folder = stage("retriever", retriever, "me/toy-dense", into=tmp_path / "dense").folder
+    card = (folder / "README.md").read_text()
+    data = ModelCard(card).data
+    assert data.pipeline_tag == "sentence-similarity" and "dense" in data.tags
+    assert "33 queries of split `train`. Negatives: BM25's top documents, down to rank 200." in card
+    found = []
+    for snippet in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        exec(compile(snippet.replace("me/toy-dense", str(folder)), "snippet", "exec"), {})
+        found.append(capsys.readouterr().out)
+    similarities = sorted(float(x) for x in re.findall(r"\d\.\d+", found[0]))
+    assert similarities == pytest.approx(sorted(float(x) for x in re.findall(r"score=(\d\.\d+)", found[1])), abs=1e-4)

@@ -1,0 +1,123 @@
+"""The command line of publishing: a dry run sends nothing, and what could not be sent goes on from where it lies."""
+
+import json
+
+import pytest
+from hub_server import Hub
+from test_recipes import SIZES, recipe
+
+from r2anker_hf.collection import load_collection
+from r2anker_hf.config import parse_config
+from r2anker_hf.publishing.hub import PublishingError
+from r2anker_hf.run import Run
+
+pytestmark = pytest.mark.hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    from huggingface_hub import constants
+
+    with Hub() as hub:
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        monkeypatch.setenv("HF_TOKEN", "hf_write")
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def negatives(tmp_path_factory):
+    """A folder that mine.py wrote."""
+    folder = tmp_path_factory.mktemp("mined")
+    collection = load_collection("apidocs", "train", passages=150, test=20, dev=15)
+    doc_ids = collection.corpus.ids[:5]
+    run = {
+        query_id: [(doc_id, -float(rank)) for rank, doc_id in enumerate(doc_ids)] for query_id in collection.queries
+    }
+    Run(run, "bm25").write_trec(folder / "run.trec")
+    options = (
+        f"--collection apidocs {SIZES} --runs bm25={folder}/run.trec --audit_queries 0 --output_dir {folder}/mined"
+    )
+    module = recipe("mine")
+    module.main(*parse_config(module.MiningConfig, args=options.split()))
+    return folder / "mined"
+
+
+@pytest.fixture
+def publish(negatives, tmp_path):
+    """Run the recipe over mined negatives; its options are appended."""
+    module = recipe("publish")
+    options = ["--kind", "negatives", "--folder", str(negatives), "--repo_id", "me/negatives"]
+    options += ["--output_dir", str(tmp_path / "out"), "--licence", "mit"]
+
+    def run(*more):
+        module.main(*parse_config(module.PublishingConfig, module.Stated, args=[*options, *more]))
+        return tmp_path / "out"
+
+    return run
+
+
+def staged(out):
+    folder = out / "staged"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_dry_run_shows_everything_and_sends_nothing(hub, publish, monkeypatch, capsys):
+    monkeypatch.delenv("HF_TOKEN")
+    out = publish("--dry_run")
+    printed = capsys.readouterr().out
+    files = staged(out)
+    assert all(name in printed for name in files) and files["README.md"].decode() in printed
+    assert "dataset me/negatives, v1.0.0, private" in printed and "nothing was sent" in printed
+    assert hub.requests == [] and not (out / "receipt.json").exists()
+
+
+def test_without_a_token_it_is_staged_and_the_same_command_goes_on(hub, publish, monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PublishingError, match="no token: set HF_TOKEN.* Staged in .*; the same command goes on"):
+        publish()
+    before = staged(tmp_path / "out")
+    assert before and hub.requests == []
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    out = publish("--hub_collection", "Mine")
+    assert staged(out) == before == hub.content("me/negatives", "dataset")
+    receipt = json.loads((out / "receipt.json").read_text())
+    assert receipt["new"] and receipt["commit"] == hub.repos["dataset", "me/negatives"].refs["refs/tags/v1.0.0"]
+    assert [one["title"] for one in hub.collections.values()] == ["Mine"]
+    capsys.readouterr()
+    publish()
+    assert "published before, nothing new" in capsys.readouterr().out
+
+
+def test_what_is_published_is_verified(hub, publish, capsys):
+    publish("--version", "2.0.0")
+    verify = recipe("verify")
+    verify.main(*parse_config(verify.VerificationConfig, args=["--repo_id", "me/negatives", "--revision", "v2.0.0"]))
+    assert " 0 fail" in capsys.readouterr().out
+
+
+def test_without_a_network_it_is_staged(hub, publish, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PublishingError, match="offline mode is enabled.* Staged in "):
+        publish()
+    assert staged(tmp_path / "out") and hub.requests == []
+
+
+def test_what_was_downloaded_is_held_against_itself(publish, tmp_path):
+    """Rows against the manifest, the card against both, and the files that the card names."""
+    staged = publish("--dry_run") / "staged"
+    check = recipe("publish").check
+    check("negatives", staged)
+    card = (staged / "README.md").read_text()
+    (staged / "README.md").write_text(card.replace("candidates/train-", "candidates/nowhere-"))
+    with pytest.raises((PublishingError, FileNotFoundError)):
+        check("negatives", staged)
+    (staged / "README.md").write_text(card.replace("115 queries", "116 queries"))
+    with pytest.raises(PublishingError, match="README.md"):
+        check("negatives", staged)

@@ -1,0 +1,68 @@
+"""A Hub id without a revision is read at one commit that a warning names; code of a repository is never run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import Hub
+
+from r2anker_hf.publishing.staging import Stated, stage
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CLIENT = """
+import json, sys, warnings
+from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.records import InputError
+
+told = {"warned": [], "scores": []}
+for revision in (None, *sys.argv[1:]):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ranker = CrossEncoderRanker.from_pretrained("me/toy", revision, device="cpu")
+    told["warned"].append([str(one.message) for one in caught if "me/toy" in str(one.message)])
+    told["scores"].append(ranker.score([("cat", "the cat and the dog")]).tolist())
+try:
+    CrossEncoderRanker.from_pretrained("me/code", "main", device="cpu")
+except InputError as error:
+    told["refused"] = str(error)
+print(json.dumps(told))
+"""
+
+
+def attempt(command, environment):
+    command = [sys.executable, *command]
+    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+
+
+def run(command, environment):
+    done = attempt(command, environment)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.hub
+def test_one_commit_a_warning_the_cache_and_a_verification(finished, tmp_path):
+    with Hub() as hub:
+        base = hub.commit("them/base", {"config.json": b"{}"}, kind="model")
+        options = {"report": finished / "report", "stated": Stated(base_model=f"them/base@{base}")}
+        staged = stage("ranker", finished / "ranker", "me/toy", into=tmp_path / "staged", **options).folder
+        commit = hub.commit("me/toy", staged, kind="model")
+        code = {path.name: path.read_bytes() for path in staged.glob("*.*") if path.is_file()}
+        config = json.loads(code["config.json"]) | {"model_type": "own", "auto_map": {"AutoConfig": "code.Own"}}
+        code |= {"config.json": json.dumps(config).encode(), "code.py": b"raise SystemExit('code was run')"}
+        hub.commit("me/code", code, kind="model")
+        environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        told = json.loads(run(["-c", CLIENT, commit], environment).splitlines()[-1])
+        assert told["warned"][0] == [f"me/toy is read at its newest commit, {commit}; pin it with revision='{commit}'"]
+        assert told["warned"][1] == [] and told["scores"][0] == told["scores"][1]
+        assert told["refused"].startswith("me/code: cannot be loaded as a ranker:")
+        offline = json.loads(run(["-c", CLIENT], environment | {"HF_HUB_OFFLINE": "1"}).splitlines()[-1])
+        assert offline["warned"] == told["warned"][:1] and offline["scores"] == told["scores"][:1]
+        verify = ["recipes/verify.py", "--repo_id", "me/toy", "--revision", commit]
+        printed = run(verify, environment)
+        assert f"holds        model them/base at {base[:12]} exists" in printed and " 0 fail, " in printed
+        del hub.repos["model", "them/base"]
+        done = attempt(verify, environment)
+        assert done.returncode == 1 and f"them/base@{base}: is not on the Hub" in done.stdout

@@ -18,7 +18,7 @@ from .collator import GroupedListwiseCollator, Text
 from .gradient_cache import bytes_a_token, cached_backward
 from .health import COLLAPSED, Health, training_flops
 from .losses import kl_divergence, softmax_cross_entropy
-from .negatives.sampling import POLICIES, Sampling, draw_group, draw_ranked, permutation
+from .negatives.sampling import SamplingOptions, draw_group, draw_ranked, permutation
 from .padding_free import batches, forward, is_padding_free, use_padding_free
 from .records import InputError
 
@@ -30,7 +30,7 @@ OBJECTIVES = ("labels", "retrievers")
 
 
 @dataclass
-class ListwiseConfig(TrainingArguments):
+class ListwiseConfig(SamplingOptions, TrainingArguments):
     """Training arguments whose defaults are those of R2ANKER, appendix C."""
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate (appendix C)."})
@@ -42,40 +42,6 @@ class ListwiseConfig(TrainingArguments):
     weight_decay: float = field(default=0.1, metadata={"help": "Weight decay (appendix C)."})
     seed: int = field(default=42, metadata={"help": "Seed of order, negatives and dropout (appendix C)."})
     num_negatives: int = field(default=40, metadata={"help": "Negatives a query and epoch (appendix C)."})
-    policy: str = field(
-        default="union", metadata={"help": f"Sampling policy; union is the paper's. One of: {', '.join(POLICIES)}."}
-    )
-    depth: int = field(default=200, metadata={"help": "Top-N of each retriever that negatives are drawn from."})
-    retrievers: list[str] = field(
-        default_factory=list, metadata={"help": "The retrievers whose lists are drawn from (Table 4); default all."}
-    )
-    rank_from: int = field(default=1, metadata={"help": "First rank of a list that is drawn from."})
-    rank_to: int | None = field(
-        default=None, metadata={"help": "Last rank; default depth, for redistributed the whole pool."}
-    )
-    max_score: dict[str, float] = field(
-        default_factory=dict, metadata={"help": "Highest score of a negative, by retriever: dense=0.8 ..."}
-    )
-    min_score: dict[str, float] = field(default_factory=dict, metadata={"help": "Lowest score, by retriever."})
-    absolute_margin: float | None = field(
-        default=None, metadata={"help": "Negatives score at least so much below the positive, in each list."}
-    )
-    relative_margin: float | None = field(
-        default=None, metadata={"help": "The same as a share of the positive score's magnitude."}
-    )
-    sampling_temperature: float = field(default=1.0, metadata={"help": "Of policies softmax and redistributed."})
-    standardise: bool = field(
-        default=True, metadata={"help": "Policy softmax: give each list's scores deviation 1 first."}
-    )
-    shares: dict[str, float] = field(
-        default_factory=dict, metadata={"help": "Policy quota: bm25=0.5 dense=0.25 splade=0.25."}
-    )
-    within: str | None = field(
-        default=None, metadata={"help": "Policy constrained: the run in which every negative must stand (Table 6)."}
-    )
-    negatives_ranker: str | None = field(
-        default=None, metadata={"help": "Policy redistributed: the ranker whose scores are drawn by (Table 7)."}
-    )
     freeze_embeddings: bool = field(
         default=False, metadata={"help": "Keep the word embeddings as they are: faster, and gentler on small data."}
     )
@@ -124,14 +90,6 @@ class ListwiseConfig(TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True  # bf16, and several processes, work on CPUs only if TrainingArguments is told so
         super().__post_init__()
-
-    def sampling(self) -> Sampling:
-        """How negatives are drawn, out of the options above."""
-        same = ("policy", "depth", "retrievers", "rank_from", "rank_to", "max_score", "min_score", "absolute_margin")
-        same += ("relative_margin", "standardise", "shares", "within")
-        options = {name: getattr(self, name) for name in same}
-        options |= {"temperature": self.sampling_temperature, "ranker": self.negatives_ranker}
-        return Sampling(**options)
 
 
 def _fastest_precision() -> str:

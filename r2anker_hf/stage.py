@@ -75,6 +75,11 @@ def reference(source: str, revision: str | None = None) -> str | Path:
     return Path(source) if Path(source).exists() else f"{source}@{revision or 'main'}"
 
 
+def recorded_inputs(folder: Path) -> dict[str, str]:
+    """Hashes and revisions of a stage's inputs, as its provenance has them from the start."""
+    return json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))["inputs"]
+
+
 def _prepare(partial: Path, config: Any, digests: Mapping[str, str]) -> None:
     if partial.exists() and not _is_of(partial, config, digests):
         shutil.rmtree(partial)
@@ -88,7 +93,7 @@ def _is_of(folder: Path, config: Any, digests: Mapping[str, str]) -> bool:
     import tempfile
 
     try:
-        inputs = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))["inputs"]
+        inputs = recorded_inputs(folder)
         with tempfile.TemporaryDirectory() as scratch:
             same = save_config(config, scratch).read_bytes() == (folder / CONFIG_FILE).read_bytes()
     except (OSError, ValueError, KeyError):

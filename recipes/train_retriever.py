@@ -8,6 +8,7 @@ stages start from M. Minutes for a few thousand queries on two CPU cores; a kill
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,15 @@ from r2anker_hf.config import run_recipe
 from r2anker_hf.negatives.candidates import load_candidates, mine
 from r2anker_hf.retrievers.base import Retriever
 from r2anker_hf.retrievers.parts import search_in_parts
-from r2anker_hf.retrievers.training import RetrieverTraining, load_dense, load_splade, train, write_tuples
+from r2anker_hf.retrievers.training import (
+    RetrieverTraining,
+    load_dense,
+    load_splade,
+    save_encoder,
+    starting_model,
+    train,
+    write_tuples,
+)
 from r2anker_hf.run import Run
 from r2anker_hf.stage import reference, run_stage
 
@@ -69,7 +78,8 @@ def main(config: TwoStageConfig, training: RetrieverTraining) -> None:
 
 def two_stages(config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path) -> None:
     """The first stage on given negatives, the second on those and on what the first one's retriever mistakes."""
-    start = starting_model(config, training, collection, folder)
+    given = config.retriever, config.model, config.model_revision, training, collection.corpus
+    start = starting_model(*given, folder / "L0")
     rows = partial(first_rows, config, collection, folder)
     names = [f"{LETTERS[config.retriever]}{number}" for number in range(1, config.stages + 1)]
     for number, name in enumerate(names):
@@ -80,28 +90,11 @@ def two_stages(config: TwoStageConfig, training: RetrieverTraining, collection: 
             rows = partial(with_list, rows, name, own)
 
 
-def starting_model(
-    config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path
-) -> Path | str:
-    """What both stages start from; a SPLADE model's fresh head is taught once, and kept as L0."""
-    if config.retriever == "dense":
-        return config.model
-    state, taught = PartialState(), folder / "L0"
-    if state.is_main_process and not taught.exists():
-        corpus = collection.corpus
-        model = load_splade(
-            config.model, config.model_revision, training, lambda n: corpus.texts(n, n + 1)[0], len(corpus)
-        )
-        save(model, taught)
-    state.wait_for_everyone()
-    return taught
-
-
 def train_stage(
     config: TwoStageConfig,
     training: RetrieverTraining,
     collection: Collection,
-    start: Path | str,
+    start: str | os.PathLike,
     rows: Iterator[Mapping[str, Any]],
     target: Path,
 ) -> None:
@@ -117,17 +110,10 @@ def train_stage(
     checkpoints = target.with_name(f"checkpoints-{target.name}")
     train(model, Dataset.from_file(str(tuples)), training, checkpoints)
     if state.is_main_process:
-        save(model, target)
+        save_encoder(model, target)
         shutil.rmtree(checkpoints)
         tuples.unlink()
     state.wait_for_everyone()
-
-
-def save(model: Any, target: Path) -> None:
-    """A model folder that is whole or absent."""
-    partial_folder = target.with_name(f".{target.name}.partial")
-    model.save_pretrained(str(partial_folder), create_model_card=False)
-    partial_folder.rename(target)
 
 
 def first_rows(config: TwoStageConfig, collection: Collection, folder: Path) -> Iterator[Mapping[str, Any]]:

@@ -13,6 +13,7 @@ import yaml
 from r2anker_hf.collection import load_collection
 from r2anker_hf.config import parse_config
 from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -28,9 +29,12 @@ STAGES = (
     "train_ranker",
     "rerank",
     "score",
+    "teach",
+    "distil",
 )
 STAGE_OF = {"retrieve_bm25": "retrieve", "retrieve_dense": "retrieve", "retrieve_splade": "retrieve"}
-STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever"}
+STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever", "distil_splade": "distil"}
+TRAINING = {"train_ranker": "ListwiseConfig", "train_retriever": "RetrieverTraining", "distil": "DistillationTraining"}
 # accelerate's own launcher starts several processes on CPUs through MPI alone; torch's does without
 LAUNCH = "-m torch.distributed.run --standalone --nproc_per_node 2"
 
@@ -53,7 +57,7 @@ def recipe(stage):
 def configs(stage):
     module = recipe(stage)
     own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == stage]
-    training = {"train_ranker": "ListwiseConfig", "train_retriever": "RetrieverTraining"}.get(stage)
+    training = TRAINING.get(stage)
     return [*own, getattr(module, training)] if training else own
 
 
@@ -157,6 +161,105 @@ def test_a_retriever_is_trained_in_two_stages_and_retrieves(retriever, names, ti
     assert len(Run.read_trec(tmp_path / "run" / "run.trec")) == 20
 
 
+def run_here(stage, *arguments):
+    """A recipe in this process, with options as one would type them."""
+    parsed = parse_config(*configs(stage), args=[str(argument) for argument in arguments])
+    recipe(stage).main(*parsed)
+
+
+@pytest.fixture(scope="module")
+def toy(tiny_model, tmp_path_factory):
+    """A small collection mined from two first stages, and a ranker with a head."""
+    folder, sizes = tmp_path_factory.mktemp("toy"), "passages=60 test=12 dev=4".split()
+    collection = ["--collection", "apidocs", "--collection_options", *sizes]
+    for name, more in (("bm25", []), ("dense", ["--model", tiny_model])):
+        options = [*collection, "--split", "train", "--retriever", name, *more, "--depth", 12]
+        run_here("retrieve", *options, "--output_dir", folder / name)
+    runs = [f"{name}={folder / name / 'run.trec'}" for name in ("bm25", "dense")]
+    run_here("mine", *collection, "--runs", *runs, "--audit_queries", 0, "--output_dir", folder / "negatives")
+    CrossEncoderRanker.from_pretrained(tiny_model, max_length=48).save_pretrained(folder / "ranker")
+    return folder, collection
+
+
+@pytest.mark.parametrize("retriever", ["dense", "splade"])
+def test_a_ranker_s_scores_are_distilled_into_a_retriever_that_retrieves(retriever, toy, tiny_model, tmp_path):
+    folder, collection = toy
+    options = ["--retriever", retriever, "--model", tiny_model, "--bf16", "false", "--max_length", 32]
+    options += ["--num_negatives", 3, "--num_train_epochs", 2, "--head_steps", 5, "--depth", 8]
+    taught, asked = tmp_path / "taught", tmp_path / "asked"
+    run_here(
+        "teach",
+        "--negatives",
+        folder / "negatives",
+        "--ranker",
+        folder / "ranker",
+        "--depth",
+        8,
+        "--audit_queries",
+        100,
+        "--output_dir",
+        taught,
+    )
+    run_here("distil", *options, "--negatives", taught, "--output_dir", tmp_path / "stored")
+    run_here(
+        "distil", *options, "--negatives", folder / "negatives", "--teacher", folder / "ranker", "--output_dir", asked
+    )
+    weights = [(path / "model.safetensors").read_bytes() for path in (tmp_path / "stored", asked)]
+    assert weights[0] == weights[1]  # stored scores are those that the ranker gives when it is asked
+    assert not [path.name for path in asked.iterdir() if path.name in ("checkpoints", "teacher", "start")]
+    assert json.loads((asked / "trainer_state.json").read_text())["global_step"] == 44 * 2 // 16
+    sources = json.loads((asked / "provenance.json").read_text())["inputs"]
+    facts = json.loads((taught / "manifest.json").read_text())["splits"]["train"]["rankings"]["teacher"]
+    assert facts["settings"]["ranker"] == f"ranker@{sources['teacher']}"  # the same ranker, by its files' hash
+    assert json.loads((taught / "audit.json").read_text())["judged_by"] == "teacher"
+    run_here(
+        "retrieve",
+        *collection,
+        "--retriever",
+        retriever,
+        "--model",
+        asked,
+        "--depth",
+        5,
+        "--output_dir",
+        tmp_path / "run",
+    )
+    run = Run.read_trec(tmp_path / "run" / "run.trec")
+    assert len(run) == 12 and max(map(len, run.values())) == 5
+
+
+def test_a_killed_distillation_ends_with_the_weights_of_one_that_was_not(toy, tiny_model, tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformerTrainer
+
+    folder, _ = toy
+    options = ["--negatives", folder / "negatives", "--teacher", folder / "ranker", "--model", tiny_model]
+    options += ["--bf16", "false", "--max_length", 32, "--num_negatives", 3, "--depth", 8]
+    run_here("distil", *options, "--output_dir", tmp_path / "whole")
+    step, done = SentenceTransformerTrainer.training_step, []
+
+    def killed(*arguments, **named):
+        done.append(None)
+        if len(done) == 8:  # of 11, after the checkpoint of step 6
+            raise KeyboardInterrupt
+        return step(*arguments, **named)
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_here("distil", *options, "--output_dir", tmp_path / "killed")
+    assert not (tmp_path / "killed").exists()
+    run_here("distil", *options, "--output_dir", tmp_path / "killed")
+    assert len(done) == 8 + 11 - 6
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+def test_distillation_without_scores_says_what_is_missing(toy, tiny_model, tmp_path):
+    folder, _ = toy
+    options = ["--model", tiny_model, "--bf16", "false", "--output_dir", tmp_path / "x"]
+    with pytest.raises(InputError, match="hold no scores of a teacher 'teacher'; choices: none"):
+        run_here("distil", "--negatives", folder / "negatives", *options)
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(RECIPES)))
 def test_every_yaml_parses(path):
     if path.parent.name == "accelerate_configs":
@@ -200,6 +303,8 @@ def test_help_says_what_the_recipe_does(stage):
         ("mine.py --collection apidocs --runs bm25=gone.trec --output_dir OUT", "gone.trec: no such file"),
         ("train_ranker.py --negatives /nowhere/at/all --model x --use_cpu true --output_dir OUT", "no such folder"),
         ("rerank.py --ranker /nowhere/at/all --collection apidocs --run gone.trec --output_dir OUT", "gone.trec"),
+        ("teach.py --negatives /nowhere/at/all --ranker x --output_dir OUT", "no such folder"),
+        ("distil.py --negatives x --model y --objective kd --output_dir OUT", "margin_mse"),
         ("score.py --runs a=gone.trec --output_dir OUT", "give --collection, --qrels, or both"),
         ("score.py --runs a=gone.trec --qrels gone.tsv --output_dir OUT", "gone.trec: no such file"),
         ("score.py --runs a=x --qrelz y --output_dir OUT", "--qrels"),

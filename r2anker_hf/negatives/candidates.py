@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -188,11 +188,37 @@ def write_shards(
     total = len(mining.query_ids())
     if not total:
         raise InputError(f"{collection.name}: no query of split {collection.split!r} has a relevant document")
-    paths = _shard_paths(Path(folder) / "candidates", collection.split, total, rows_a_shard)
+    schema = candidates_schema(bool(mining.constraints), bool(mining.rankings))
+    write_rows(folder, collection.split, total, mining.rows, schema, process, processes, rows_a_shard)
+
+
+def write_rows(
+    folder: str | os.PathLike,
+    split: str,
+    total: int,
+    rows: Callable[[int, int], Iterable[dict[str, Any]]],
+    schema: Any,
+    process: int = 0,
+    processes: int = 1,
+    rows_a_shard: int = ROWS_A_SHARD,
+) -> None:
+    """This process's shards of a split, as `write_shards` writes them, out of any rows.
+
+    Args:
+        folder: the dataset's folder.
+        split: its name.
+        total: rows of the split.
+        rows: (start, stop) -> those rows.
+        schema: see `candidates_schema`.
+        process: index of this process.
+        processes: how many share the work.
+        rows_a_shard: rows of a file.
+    """
+    paths = _shard_paths(Path(folder) / "candidates", split, total, rows_a_shard)
     for index in range(process, len(paths), processes):
         if not paths[index].exists():
-            rows = mining.rows(index * rows_a_shard, (index + 1) * rows_a_shard)
-            _write_parquet(paths[index], _schema(mining), rows, _Counts())
+            part = rows(index * rows_a_shard, min(total, (index + 1) * rows_a_shard))
+            _write_parquet(paths[index], schema, part, _Counts())
 
 
 def write_corpus(folder: str | os.PathLike, corpus: Corpus, documents_a_shard: int = DOCUMENTS_A_SHARD) -> None:
@@ -233,8 +259,7 @@ def write_manifest(
         InputError: the corpus was not written and is no Hub repository at a commit either.
     """
     folder, first = Path(folder), minings[0]
-    for leftover in folder.rglob("*.writing"):
-        leftover.unlink()
+    remove_leftovers(folder)
     splits = {mining.collection.split: _split_facts(folder, mining) for mining in minings}
     manifest: dict[str, Any] = {
         "collection": {"name": name or _public_name(first.collection.name), "revision": first.collection.revision},
@@ -246,15 +271,29 @@ def write_manifest(
         "splits": splits,
         "seed": seed,
         "licence": licence,
+    }
+    return finish_manifest(folder, manifest)
+
+
+def finish_manifest(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a manifest with the package versions and the hashes of the files as they are, and the card; return it."""
+    whole: dict[str, Any] = {
+        **manifest,
         "packages": {package: _version(package) for package in PACKAGES},
         "files": {
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(folder.glob("c*/*.parquet"))
         },
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     write_card(folder)
-    return manifest
+    return whole
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half written."""
+    for leftover in folder.rglob("*.writing"):
+        leftover.unlink()
 
 
 def run_facts(path: str | os.PathLike) -> dict[str, Any]:
@@ -379,13 +418,20 @@ def _corpus_source(folder: Path, collection: Collection) -> dict[str, Any]:
 
 
 def _split_facts(folder: Path, mining: Mining) -> dict[str, Any]:
+    rows, summary = counted(folder, mining.collection.split, mining.facts)
+    return {"queries": rows, "queries_without_positive": len(mining.collection.queries) - rows, **summary}
+
+
+def counted(
+    folder: Path, split: str, facts: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> tuple[int, dict[str, dict[str, Any]]]:
+    """A split's number of rows, and what the manifest says of its runs: counts beside the facts that are given."""
     import pyarrow.parquet as pq
 
     total = _Counts()
-    for path in split_files(folder, mining.collection.split):
+    for path in split_files(folder, split):
         total.add(json.loads(pq.ParquetFile(path).metadata.metadata[_COUNTS]))
-    queries = len(mining.collection.queries)
-    return {"queries": total.rows, "queries_without_positive": queries - total.rows, **total.summary(mining.facts)}
+    return total.rows, total.summary(facts)
 
 
 def _public_name(value: Any) -> Any:
@@ -470,7 +516,14 @@ def _shard_paths(folder: Path, name: str, rows: int, rows_a_shard: int) -> list[
     return [folder / f"{name}-{index:05}-of-{count:05}.parquet" for index in range(count)]
 
 
-def _schema(mining: Mining) -> Any:
+def candidates_schema(constraints: bool, rankings: bool, ranking_scores: str = "float64") -> Any:
+    """The Arrow schema of a row.
+
+    Args:
+        constraints: whether rows hold `constraints`.
+        rankings: whether they hold `rankings`.
+        ranking_scores: Arrow type of a ranking's scores: float64 for runs of any origin, float32 for logits.
+    """
     import pyarrow as pa
 
     ids, scores = pa.list_(pa.string()), pa.list_(pa.float64())
@@ -481,10 +534,11 @@ def _schema(mining: Mining) -> Any:
         ("positive_ids", ids),
         ("candidates", pa.list_(ranked)),
     ]
-    if mining.constraints:
+    if constraints:
         fields.append(("constraints", pa.list_(pa.struct([("run", pa.string()), ("doc_ids", ids)]))))
-    if mining.rankings:
-        scored = pa.struct([("ranker", pa.string()), ("doc_ids", ids), ("scores", scores)])
+    if rankings:
+        logits = pa.list_(pa.type_for_alias(ranking_scores))
+        scored = pa.struct([("ranker", pa.string()), ("doc_ids", ids), ("scores", logits)])
         fields.append(("rankings", pa.list_(scored)))
     return pa.schema(fields)
 

@@ -241,6 +241,54 @@ BEST_OF_FUSED = 2
 """A warm start's first half is drawn from the best `BEST_OF_FUSED * count` documents of the fused list."""
 
 
+@dataclass
+class SamplingOptions:
+    """How a training draws its negatives, as options of its configuration; `sampling` is what `draw_group` takes."""
+
+    policy: str = field(
+        default="union", metadata={"help": f"Sampling policy; union is the paper's. One of: {', '.join(POLICIES)}."}
+    )
+    depth: int = field(default=200, metadata={"help": "Top-N of each retriever that negatives are drawn from."})
+    retrievers: list[str] = field(
+        default_factory=list, metadata={"help": "The retrievers whose lists are drawn from (Table 4); default all."}
+    )
+    rank_from: int = field(default=1, metadata={"help": "First rank of a list that is drawn from."})
+    rank_to: int | None = field(
+        default=None, metadata={"help": "Last rank; default depth, for redistributed the whole pool."}
+    )
+    max_score: dict[str, float] = field(
+        default_factory=dict, metadata={"help": "Highest score of a negative, by retriever: dense=0.8 ..."}
+    )
+    min_score: dict[str, float] = field(default_factory=dict, metadata={"help": "Lowest score, by retriever."})
+    absolute_margin: float | None = field(
+        default=None, metadata={"help": "Negatives score at least so much below the positive, in each list."}
+    )
+    relative_margin: float | None = field(
+        default=None, metadata={"help": "The same as a share of the positive score's magnitude."}
+    )
+    sampling_temperature: float = field(default=1.0, metadata={"help": "Of policies softmax and redistributed."})
+    standardise: bool = field(
+        default=True, metadata={"help": "Policy softmax: give each list's scores deviation 1 first."}
+    )
+    shares: dict[str, float] = field(
+        default_factory=dict, metadata={"help": "Policy quota: bm25=0.5 dense=0.25 splade=0.25."}
+    )
+    within: str | None = field(
+        default=None, metadata={"help": "Policy constrained: the run in which every negative must stand (Table 6)."}
+    )
+    negatives_ranker: str | None = field(
+        default=None, metadata={"help": "Policy redistributed: the ranker whose scores are drawn by (Table 7)."}
+    )
+
+    def sampling(self) -> Sampling:
+        """How negatives are drawn, out of the options above."""
+        same = ("policy", "depth", "retrievers", "rank_from", "rank_to", "max_score", "min_score", "absolute_margin")
+        same += ("relative_margin", "standardise", "shares", "within")
+        options = {name: getattr(self, name) for name in same}
+        options |= {"temperature": self.sampling_temperature, "ranker": self.negatives_ranker}
+        return Sampling(**options)
+
+
 def policy_named(name: str) -> Policy:
     """The policy of that name.
 

@@ -14,12 +14,16 @@ from tqdm.auto import tqdm
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..attention import use_matmul_attention
-from ..negatives.sampling import draw
+from ..negatives.sampling import SamplingOptions, draw_group
+from ..processes import is_main_process, wait_for_all
 from ..records import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SparseEncoder
+    from transformers import TrainerState
+
+    from .base import IndexableCorpus
 
 MASKED = 0.15  # of the tokens that a fresh head learns to restore, as BERT
 _HEAD_BATCH = 32
@@ -30,7 +34,7 @@ _CHECKPOINTS = 0.2  # of a training's steps between two of them
 
 
 @dataclass
-class RetrieverTraining:
+class RetrieverTraining(SamplingOptions):
     """Settings of one training stage; defaults are coCondenser's fine-tuning on MS MARCO where it names them."""
 
     learning_rate: float = field(default=5e-6, metadata={"help": "Peak learning rate (coCondenser)."})
@@ -39,7 +43,6 @@ class RetrieverTraining:
     warmup_share: float = field(default=0.1, metadata={"help": "Share of the steps in which the rate rises."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
     num_negatives: int = field(default=7, metadata={"help": "Mined negatives a query; others come from the batch."})
-    depth: int = field(default=200, metadata={"help": "Top-N of each list that negatives are drawn from."})
     max_length: int = field(default=128, metadata={"help": "Tokens of a text, in training and afterwards."})
     temperature: float | None = field(
         default=None, metadata={"help": "Of the softmax over scores; default .05 for cosines, 1 for inner products."}
@@ -54,6 +57,7 @@ class RetrieverTraining:
     logging_steps: int = field(default=20, metadata={"help": "Steps between two lines of the log."})
 
     def __post_init__(self):
+        self.sampling()  # refuses what does not fit the policy, before anything is loaded
         least = dict.fromkeys(("per_device_train_batch_size", "num_train_epochs", "depth", "max_length"), 1)
         for name, smallest in {**least, "num_negatives": 0, "head_steps": 0}.items():
             if getattr(self, name) < smallest:
@@ -64,37 +68,47 @@ class RetrieverTraining:
             cuda = torch.cuda.is_available()
             self.bf16 = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_amx_tile_supported()
 
+    @property
+    def in_batch_negatives(self) -> bool:
+        """Whether the other queries' passages are negatives too; then a batch holds no passage twice, or it would be
+        a negative beside its own query."""
+        return True
+
 
 def write_tuples(
     rows: Iterable[Mapping[str, Any]],
     text: Callable[[str], str],
     settings: RetrieverTraining,
     path: str | os.PathLike,
+    teacher: str | None = None,
 ) -> int:
     """Each epoch's (query, positive, negative_1 ... negative_n), drawn as for the ranker, as an Arrow file.
 
     A query with fewer candidates than negatives wanted gets some of them twice; one without any is left out.
 
     Args:
-        rows: of candidates: `query_id`, `query`, `positive_ids`, `candidates`.
+        rows: of candidates: `query_id`, `query`, `positive_ids`, `candidates`, and `rankings` for a teacher.
         text: passage by id.
-        settings: `num_negatives`, `depth`, `num_train_epochs` and `seed` are read.
+        settings: `num_negatives`, `num_train_epochs`, `seed` and how negatives are drawn.
         path: the file; `datasets.Dataset.from_file` maps it into memory.
+        teacher: one of the rankings; its scores of positive and negatives, in this order, become the column `label`,
+            [1 + n] float32.
 
     Returns:
         The number of tuples.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or the teacher did not score what was drawn.
     """
-    from datasets import Features, Value
+    from datasets import Features, List, Value
     from datasets.arrow_writer import ArrowWriter
 
     negatives = [f"negative_{number}" for number in range(1, settings.num_negatives + 1)]
-    features = Features(dict.fromkeys(["query", "positive", *negatives], Value("string")))
+    columns = dict.fromkeys(["query", "positive", *negatives], Value("string"))
+    features = Features({**columns, "label": List(Value("float32"))} if teacher else columns)
     with ArrowWriter(path=os.fspath(path), features=features) as writer:
         for row in rows:
-            for columns in _tuples_of(row, text, settings):
+            for columns in _tuples_of(row, text, settings, teacher):
                 writer.write(columns)
         written, _ = writer.finalize()
     if not written:
@@ -103,18 +117,36 @@ def write_tuples(
 
 
 def _tuples_of(
-    row: Mapping[str, Any], text: Callable[[str], str], settings: RetrieverTraining
-) -> Iterator[dict[str, str]]:
-    lists = {ranked["retriever"]: ranked["doc_ids"] for ranked in row["candidates"]}
-    count = settings.num_negatives
+    row: Mapping[str, Any], text: Callable[[str], str], settings: RetrieverTraining, teacher: str | None
+) -> Iterator[dict[str, Any]]:
+    count, sampling = settings.num_negatives, settings.sampling()
+    scores = _teacher_scores(row, teacher) if teacher else {}
     for epoch in range(settings.num_train_epochs):
-        given = row["query_id"], row["positive_ids"], lists
-        positive, negatives = draw(*given, count, settings.seed, epoch, "union", settings.depth)
+        positive, negatives = draw_group(row, count, settings.seed, epoch, sampling)
         if count and not negatives:
             continue
-        repeated = (negatives * math.ceil(count / max(1, len(negatives))))[:count]
-        columns = {f"negative_{number}": text(doc_id) for number, doc_id in enumerate(repeated, start=1)}
-        yield {"query": row["query"], "positive": text(positive), **columns}
+        drawn = [positive, *(negatives * math.ceil(count / max(1, len(negatives))))[:count]]
+        columns = {f"negative_{number}": text(doc_id) for number, doc_id in enumerate(drawn[1:], start=1)}
+        label = {"label": [_score_of(doc_id, scores, row, teacher) for doc_id in drawn]} if teacher else {}
+        yield {"query": row["query"], "positive": text(positive), **columns, **label}
+
+
+def _teacher_scores(row: Mapping[str, Any], teacher: str) -> dict[str, float]:
+    """By document, so that neither the order of the candidates nor that of the ranking decides whose score it is."""
+    rankings = {one["ranker"]: one for one in row.get("rankings") or ()}
+    if teacher not in rankings:
+        choices = ", ".join(rankings) or "none"
+        raise InputError(f"the candidates hold no scores of a teacher {teacher!r}; choices: {choices}")
+    return dict(zip(rankings[teacher]["doc_ids"], rankings[teacher]["scores"], strict=True))
+
+
+def _score_of(doc_id: str, scores: Mapping[str, float], row: Mapping[str, Any], teacher: str | None) -> float:
+    if doc_id not in scores:
+        raise InputError(
+            f"query {row['query_id']!r}: the teacher {teacher!r} did not score document {doc_id!r}, which was drawn; "
+            "score deeper (teach.py --depth), or draw less deep (--depth)"
+        )
+    return scores[doc_id]
 
 
 def load_dense(model: str | os.PathLike, revision: str | None, settings: RetrieverTraining) -> SentenceTransformer:
@@ -162,6 +194,42 @@ def load_splade(
     if _head_is_fresh(model, options) and settings.head_steps:
         teach_head(encoder, texts, size, settings)
     return encoder
+
+
+def starting_model(
+    kind: str,
+    model: str | os.PathLike,
+    revision: str | None,
+    settings: RetrieverTraining,
+    corpus: IndexableCorpus,
+    target: Path,
+) -> str | os.PathLike:
+    """What a training starts from: the model itself, or a SPLADE model whose fresh head was taught once.
+
+    Every process of a launch calls this.
+
+    Args:
+        kind: "dense" or "splade".
+        model: folder or Hub id.
+        revision: commit of a Hub model.
+        settings: see `load_splade`.
+        corpus: passages to learn from.
+        target: where a SPLADE model is kept, so that every process and stage starts from the same.
+    """
+    if kind == "dense":
+        return model
+    if is_main_process() and not target.exists():
+        encoder = load_splade(model, revision, settings, lambda n: corpus.texts(n, n + 1)[0], len(corpus))
+        save_encoder(encoder, target)
+    wait_for_all()
+    return target
+
+
+def save_encoder(encoder: Any, target: Path) -> None:
+    """A model folder that is whole or absent."""
+    unfinished = target.with_name(f".{target.name}.partial")
+    encoder.save_pretrained(str(unfinished), create_model_card=False)
+    unfinished.rename(target)
 
 
 def _is_sparse_encoder(model: str | os.PathLike, revision: str | None) -> bool:
@@ -259,22 +327,51 @@ def _devices() -> int:
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
-def train(encoder: Any, tuples: Dataset, settings: RetrieverTraining, checkpoints: str | os.PathLike) -> None:
-    """Contrastive training in place, on mined negatives and on the other passages of the batch (of all devices).
+def train(
+    encoder: Any,
+    tuples: Dataset,
+    settings: RetrieverTraining,
+    checkpoints: str | os.PathLike,
+    loss: torch.nn.Module | None = None,
+) -> TrainerState:
+    """Train in place; SPLADE with FLOPS regularisation beside the loss.
 
     Args:
         encoder: SentenceTransformer or SparseEncoder.
         tuples: see `write_tuples`; they hold all epochs.
         settings: of this stage.
         checkpoints: folder of the trainer; a training that was killed goes on from the last one in it.
+        loss: has `compute_loss_from_embeddings`; default `contrastive_loss`.
+
+    Returns:
+        The trainer's state, whose `log_history` holds the losses.
     """
     from sentence_transformers import SparseEncoder
 
     if settings.bf16 and not torch.accelerator.is_available():
         use_matmul_attention(encoder[0].auto_model)
     make = _splade_trainer if isinstance(encoder, SparseEncoder) else _dense_trainer
-    trainer = make(encoder, tuples, settings, _arguments(settings, checkpoints))
+    loss = loss or contrastive_loss(encoder, settings)
+    trainer = make(encoder, tuples, loss, settings, _arguments(settings, checkpoints))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if os.path.isdir(checkpoints) else None)
+    return trainer.state
+
+
+def contrastive_loss(encoder: Any, settings: RetrieverTraining) -> torch.nn.Module:
+    """Softmax cross-entropy over mined negatives and the other passages of the batch (of all devices)."""
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.util import cos_sim, dot_score
+
+    cosine, temperature = similarity_of(encoder, settings)
+    return MultipleNegativesRankingLoss(
+        encoder, 1 / temperature, cos_sim if cosine else dot_score, gather_across_devices=_devices() > 1
+    )
+
+
+def similarity_of(encoder: Any, settings: RetrieverTraining) -> tuple[bool, float]:
+    """Whether the encoder's similarity is the cosine, and the temperature that its scores are divided by."""
+    cosine = str(encoder.similarity_fn_name) == "cosine"
+    return cosine, settings.temperature or (0.05 if cosine else 1.0)
 
 
 def _arguments(settings: RetrieverTraining, checkpoints: str | os.PathLike) -> dict[str, Any]:
@@ -288,7 +385,7 @@ def _arguments(settings: RetrieverTraining, checkpoints: str | os.PathLike) -> d
         "seed": settings.seed,
         "bf16": bool(settings.bf16),
         "use_cpu": not torch.accelerator.is_available(),
-        "batch_sampler": "no_duplicates",  # a passage is nobody's negative beside its own query
+        "batch_sampler": "no_duplicates" if settings.in_batch_negatives else "batch_sampler",
         "dataloader_drop_last": True,
         "save_steps": _CHECKPOINTS,
         "save_total_limit": 1,
@@ -297,34 +394,28 @@ def _arguments(settings: RetrieverTraining, checkpoints: str | os.PathLike) -> d
     }
 
 
-def _dense_trainer(encoder: SentenceTransformer, tuples: Dataset, settings: RetrieverTraining, arguments: dict):
+def _dense_trainer(
+    encoder: SentenceTransformer, tuples: Dataset, loss: torch.nn.Module, settings: RetrieverTraining, arguments: dict
+):
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-    from sentence_transformers.util import cos_sim, dot_score
 
-    cosine = str(encoder.similarity_fn_name) == "cosine"
-    temperature = settings.temperature or (0.05 if cosine else 1.0)
-    loss = MultipleNegativesRankingLoss(
-        encoder, 1 / temperature, cos_sim if cosine else dot_score, gather_across_devices=_devices() > 1
-    )
     return SentenceTransformerTrainer(
         encoder, SentenceTransformerTrainingArguments(**arguments), train_dataset=tuples, loss=loss
     )
 
 
-def _splade_trainer(encoder: SparseEncoder, tuples: Dataset, settings: RetrieverTraining, arguments: dict):
+def _splade_trainer(
+    encoder: SparseEncoder, tuples: Dataset, loss: torch.nn.Module, settings: RetrieverTraining, arguments: dict
+):
     from sentence_transformers import SparseEncoderTrainer, SparseEncoderTrainingArguments
     from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import (
         SpladeRegularizerWeightSchedulerCallback,
     )
-    from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
+    from sentence_transformers.sparse_encoder.losses import SpladeLoss
 
-    contrast = SparseMultipleNegativesRankingLoss(
-        encoder, 1 / (settings.temperature or 1.0), gather_across_devices=_devices() > 1
-    )
     loss = SpladeLoss(
         encoder,
-        contrast,
+        loss,
         document_regularizer_weight=settings.document_flops,
         query_regularizer_weight=settings.query_flops,
         document_regularizer=SharedFlopsLoss(),

@@ -1,0 +1,112 @@
+"""Distillation of a ranker into a dense or SPLADE retriever, over one positive and mined negatives a query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+
+from ..records import InputError
+from .training import RetrieverTraining, contrastive_loss, similarity_of
+
+Objective = Literal["kl", "margin_mse", "contrastive"]
+
+
+@dataclass
+class DistillationTraining(RetrieverTraining):
+    """Settings of a distillation; defaults are R2ANKER's, appendix C, where it names them."""
+
+    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate (appendix C)."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Queries a device (appendix C)."})
+    num_train_epochs: int = field(default=4, metadata={"help": "Passes over the training queries (appendix C)."})
+    num_negatives: int = field(default=10, metadata={"help": "Negatives beside the one positive (appendix C)."})
+    objective: Objective = field(
+        default="kl",
+        metadata={"help": "kl (the paper), margin_mse, or contrastive: no teacher, the same tuples, for comparison."},
+    )
+    teacher_temperature: float = field(default=1.0, metadata={"help": "The teacher's logits are divided by it."})
+    contrastive_weight: float = field(
+        default=0.0, metadata={"help": "Weight of a contrastive term beside the teacher's (SimLM and LexMAE: .2)."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.objective not in get_args(Objective):
+            raise InputError(f"no objective {self.objective!r}; choices: {', '.join(get_args(Objective))}")
+        if self.teacher_temperature <= 0:
+            raise InputError(f"teacher_temperature is {self.teacher_temperature}, but must be above 0")
+        if self.contrastive_weight < 0:
+            raise InputError(f"contrastive_weight is {self.contrastive_weight}, but must be at least 0")
+        if self.num_negatives < 1:
+            raise InputError("num_negatives is 0, but a teacher compares at least two passages")
+
+    @property
+    def in_batch_negatives(self) -> bool:
+        """Only a contrastive term looks at the other queries' passages."""
+        return self.objective == "contrastive" or self.contrastive_weight > 0
+
+
+class DistillationLoss(torch.nn.Module):
+    r"""What the student's scores of a query's passages differ from the teacher's, mean over queries.
+
+    With :math:`s_i = \mathrm{sim}(q, d_i) / \tau` of the student, :math:`t_i` of the teacher (`label`) and its
+    temperature :math:`T`:
+
+    .. math::
+        \text{kl:} \quad & \sum_i p_i \, (\log p_i - \log \pi_i), \quad
+            p = \mathrm{softmax}(t / T), \; \pi = \mathrm{softmax}(s) \\
+        \text{margin\_mse:} \quad & \tfrac{1}{n} \sum_{i>0} \big( (s_0 - s_i) - (t_0 - t_i) / T \big)^2
+
+    R2ANKER, appendix C (KL); Hofstätter et al. 2020, Eq. 2 (MarginMSE). `contrastive_weight` times
+    `training.contrastive_loss` is added. The parts are sentence-transformers' own losses.
+
+    Args:
+        encoder: SentenceTransformer or SparseEncoder, the student.
+        settings: objective, temperatures and weight.
+    """
+
+    def __init__(self, encoder: Any, settings: DistillationTraining):
+        from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss, MarginMSELoss
+
+        super().__init__()
+        self.model, self.settings = encoder, settings
+        # the scores are scaled here and not by the loss's own temperature, which would also scale the loss, by .0025
+        # for cosines at .05
+        similarity = scaled_similarity(*similarity_of(encoder, settings))
+        kl = settings.objective == "kl"
+        self.teaching = DistillKLDivLoss(encoder, similarity) if kl else MarginMSELoss(encoder, similarity)
+        self.contrast = contrastive_loss(encoder, settings) if settings.contrastive_weight else None
+
+    def forward(self, sentence_features: Iterable[dict[str, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
+        """Scalar; features of queries, positives and each place of the negatives, and the teacher's scores."""
+        from sentence_transformers.base.losses.merged_forward import embed_columns
+
+        return self.compute_loss_from_embeddings(embed_columns(self.model, sentence_features), labels)
+
+    def compute_loss_from_embeddings(self, embeddings: list[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """Scalar.
+
+        Args:
+            embeddings: of queries, of positives, of each place of the negatives: 2 + n tensors [queries, dimensions].
+            labels: [queries, 1 + n] the teacher's logits, the positive's first.
+        """
+        labels = labels.float() / self.settings.teacher_temperature
+        loss = self.teaching.compute_loss_from_embeddings(embeddings, labels)
+        if self.contrast is not None:
+            contrast = self.contrast.compute_loss_from_embeddings(embeddings, labels)
+            loss = loss + self.settings.contrastive_weight * contrast
+        return loss
+
+
+def scaled_similarity(cosine: bool, temperature: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Similarity of row i with row i, in float32 and divided by the temperature."""
+    from sentence_transformers.util import pairwise_cos_sim, pairwise_dot_score
+
+    similarity = pairwise_cos_sim if cosine else pairwise_dot_score
+
+    def pairwise_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return similarity(a.float(), b.float()) / temperature
+
+    return pairwise_similarity

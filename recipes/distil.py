@@ -1,0 +1,108 @@
+"""Distil: a dense or SPLADE retriever learns from a ranker's scores (R2ANKER, task 3; defaults of its appendix C).
+
+    accelerate launch recipes/distil.py --negatives N --teacher R --model M --output_dir D
+
+M is the retriever to improve, such as D2 or L2 of train_retriever.py; D is a plain SentenceTransformer or
+SparseEncoder folder that retrieve.py takes. --teacher names a ranker, which then scores what this training draws;
+without it N holds the scores, from teach.py. --objective contrastive trains on the same tuples without a teacher, to
+compare. A killed training goes on. With MiniLM on two CPU cores some 40 passages a second.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import PartialState
+from datasets import Dataset
+
+from r2anker_hf.config import run_recipe
+from r2anker_hf.negatives.candidates import Candidates, load_candidates
+from r2anker_hf.negatives.teacher import TeacherScores, drawn
+from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.retrievers.distillation import DistillationLoss, DistillationTraining
+from r2anker_hf.retrievers.training import load_dense, load_splade, starting_model, train, write_tuples
+from r2anker_hf.stage import reference, run_stage
+
+
+@dataclass
+class DistillationConfig:
+    negatives: str = field(metadata={"help": "Candidates of teach.py, with --teacher also of mine.py, or on the Hub."})
+    model: str = field(metadata={"help": "The student to start from: a folder or Hub id."})
+    output_dir: str = field(metadata={"help": "New folder for the retriever."})
+    teacher: str | None = field(
+        default=None, metadata={"help": "Ranker that scores what is drawn; default: scores of teach.py."}
+    )
+    teacher_name: str = field(default="teacher", metadata={"help": "What the scores are called in the candidates."})
+    retriever: Literal["dense", "splade"] = field(default="dense", metadata={"help": "What the student is."})
+    split: str = field(default="train", metadata={"help": "Split of the candidates."})
+    max_queries: int | None = field(
+        default=None, metadata={"help": "Train on so many queries, evenly spaced, where time is short."}
+    )
+    negatives_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
+    model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
+    teacher_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub ranker."})
+    teacher_dtype: Literal["float32", "bfloat16"] = field(
+        default="float32", metadata={"help": "Precision of the teacher that is given here."}
+    )
+
+
+def main(config: DistillationConfig, training: DistillationTraining) -> None:
+    inputs: dict[str, str | Path] = {
+        "negatives": reference(config.negatives, config.negatives_revision),
+        "model": reference(config.model, config.model_revision),
+    }
+    if config.teacher:
+        inputs["teacher"] = reference(config.teacher, config.teacher_revision)
+    run_stage((config, training), config.output_dir, inputs, partial(distil, config, training))
+
+
+def distil(config: DistillationConfig, training: DistillationTraining, folder: Path) -> None:
+    """Write the tuples with the teacher's scores, train the student on them, and save it."""
+    state, tuples, checkpoints = PartialState(), folder / "tuples.arrow", folder / "checkpoints"
+    candidates = load_candidates(config.negatives, config.split, config.negatives_revision)
+    if config.max_queries:
+        step = -(-len(candidates.rows) // config.max_queries)
+        candidates = replace(candidates, rows=candidates.rows.select(range(0, len(candidates.rows), step)))
+    rows = rows_with_scores(config, training, candidates, folder)
+    if state.is_main_process:
+        teacher = None if training.objective == "contrastive" else config.teacher_name
+        count = write_tuples(rows, candidates.corpus.text, training, tuples, teacher)
+        print(f"{count} tuples of {len(candidates.rows)} queries")
+    state.wait_for_everyone()
+    given = config.retriever, config.model, config.model_revision, training, candidates.corpus
+    start = starting_model(*given, folder / "start")
+    load = load_dense if config.retriever == "dense" else partial(load_splade, texts=str, size=0)
+    model = load(start, config.model_revision if start == config.model else None, training)
+    loss = None if training.objective == "contrastive" else DistillationLoss(model, training)
+    trained = train(model, Dataset.from_file(str(tuples)), training, checkpoints, loss)
+    if state.is_main_process:
+        model.save_pretrained(str(folder), create_model_card=False)
+        trained.save_to_json(str(folder / "trainer_state.json"))
+        for path in (checkpoints, folder / "teacher", folder / "start"):
+            shutil.rmtree(path, ignore_errors=True)
+        tuples.unlink()
+
+
+def rows_with_scores(
+    config: DistillationConfig, training: DistillationTraining, candidates: Candidates, folder: Path
+) -> Iterator[Mapping[str, Any]]:
+    """The candidates as they are, or with the scores of the ranker that is given, for what this training draws."""
+    if not config.teacher or training.objective == "contrastive":
+        return iter(candidates.rows)
+    import torch
+
+    draws = {"count": training.num_negatives, "epochs": training.num_train_epochs, "seed": training.seed}
+    choose = partial(drawn, **draws, sampling=training.sampling())
+    scores = TeacherScores(candidates, config.split, config.teacher_name, choose, folder / "teacher")
+    options = {"dtype": getattr(torch, config.teacher_dtype), "device": PartialState().device}
+    scores.make(CrossEncoderRanker.from_pretrained(config.teacher, config.teacher_revision, **options).rerank)
+    return scores.rows()
+
+
+if __name__ == "__main__":
+    run_recipe(main, DistillationConfig, DistillationTraining)

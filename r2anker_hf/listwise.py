@@ -82,14 +82,27 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
             raise InputError(f"num_negatives is {self.num_negatives}, but must be at least 1")
         if self.memory_budget is not None and self.memory_budget <= 0:
             raise InputError(f"memory_budget is {self.memory_budget} GiB, but must be above 0")
-        if not (self.bf16 or self.fp16):
-            precision = _fastest_precision() if self.mixed_precision == "auto" else self.mixed_precision
-            if precision not in ("no", "bf16", "fp16"):
-                raise InputError(f"mixed_precision {precision!r}; choices: auto, no, bf16, fp16")
-            self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
-        if not torch.accelerator.is_available():
-            self.use_cpu = True  # bf16, and several processes, work on CPUs only if TrainingArguments is told so
+        choose_precision(self, self.mixed_precision)
         super().__post_init__()
+
+
+def choose_precision(args: TrainingArguments, mixed_precision: str) -> None:
+    """Set `bf16`, `fp16` and `use_cpu`, before the arguments check themselves; what was asked for by name stays.
+
+    Args:
+        args: arguments under construction.
+        mixed_precision: auto, no, bf16 or fp16.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not (args.bf16 or args.fp16):
+        precision = _fastest_precision() if mixed_precision == "auto" else mixed_precision
+        if precision not in ("no", "bf16", "fp16"):
+            raise InputError(f"mixed_precision {precision!r}; choices: auto, no, bf16, fp16")
+        args.bf16, args.fp16 = precision == "bf16", precision == "fp16"
+    if not torch.accelerator.is_available():
+        args.use_cpu = True  # bf16, and several processes, work on CPUs only if TrainingArguments is told so
 
 
 def _fastest_precision() -> str:

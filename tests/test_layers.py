@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "health": set(),
     "lora": set(),
     "listwise": {"losses", "collator", "padding_free", "gradient_cache", "health", "negatives.sampling"},
-    "pretraining": {"losses", "collator", "padding_free", "negatives.sampling"},
+    "pretraining": {"listwise", "padding_free", "tokens"},
     "hub": {"evaluation", "report"},
     "stage": {"config", "files", "processes"},
 }
@@ -53,6 +53,7 @@ LOADS_WITHOUT = {
     "measures": ["torch"],
     "listwise": ["faiss", "bm25s", "sentence_transformers"],
     "rankers": ["faiss", "bm25s", "sentence_transformers"],
+    "pretraining": ["faiss", "bm25s", "sentence_transformers"],
 }
 # `accelerate launch recipes/x.py` puts recipes/ first on the import path, where these would hide packages.
 HIDING_NAMES = ["evaluate.py", "datasets.py"]

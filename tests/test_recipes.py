@@ -31,10 +31,16 @@ STAGES = (
     "score",
     "teach",
     "distil",
+    "pretrain",
 )
 STAGE_OF = {"retrieve_bm25": "retrieve", "retrieve_dense": "retrieve", "retrieve_splade": "retrieve"}
 STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever", "distil_splade": "distil"}
-TRAINING = {"train_ranker": "ListwiseConfig", "train_retriever": "RetrieverTraining", "distil": "DistillationTraining"}
+TRAINING = {
+    "pretrain": "PretrainingConfig",
+    "train_ranker": "ListwiseConfig",
+    "train_retriever": "RetrieverTraining",
+    "distil": "DistillationTraining",
+}
 # accelerate's own launcher starts several processes on CPUs through MPI alone; torch's does without
 LAUNCH = "-m torch.distributed.run --standalone --nproc_per_node 2"
 
@@ -253,6 +259,39 @@ def test_a_killed_distillation_ends_with_the_weights_of_one_that_was_not(toy, ti
     assert weights[0] == weights[1]
 
 
+def test_a_killed_pre_training_ends_with_the_bytes_of_one_that_was_not_and_retrieves(
+    toy, tiny_model, tmp_path, monkeypatch
+):
+    from transformers import Trainer
+
+    _, collection = toy
+    options = [*collection, "--model", tiny_model, "--max_length", 40, "--mixed_precision", "no", "--use_cpu", "true"]
+    options += ["--per_device_train_batch_size", 8, "--num_train_epochs", 1, "--save_steps", 3, "--report_to", "none"]
+    run_here("pretrain", *options, "--output_dir", tmp_path / "whole")
+    step, done = Trainer.training_step, []
+
+    def killed(*arguments, **named):
+        done.append(None)
+        if len(done) == 6:  # of 8, after the checkpoint of step 3
+            raise KeyboardInterrupt
+        return step(*arguments, **named)
+
+    monkeypatch.setattr(Trainer, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_here("pretrain", *options, "--output_dir", tmp_path / "killed")
+    assert not (tmp_path / "killed").exists()
+    run_here("pretrain", *options, "--output_dir", tmp_path / "killed")
+    assert len(done) == 6 + 8 - 3
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    files = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert {"config.json", "tokenizer.json", "modules.json", "trainer_state.json", "provenance.json"} <= files
+    assert not files & {"checkpoints", "tokens"}
+    options = ["--retriever", "dense", "--model", tmp_path / "whole", "--depth", 5, "--output_dir", tmp_path / "run"]
+    run_here("retrieve", *collection, *options)
+    assert len(Run.read_trec(tmp_path / "run" / "run.trec")) == 12
+
+
 def test_distillation_without_scores_says_what_is_missing(toy, tiny_model, tmp_path):
     folder, _ = toy
     options = ["--model", tiny_model, "--bf16", "false", "--output_dir", tmp_path / "x"]
@@ -269,7 +308,7 @@ def test_every_yaml_parses(path):
         return
     stage = STAGE_OF.get(path.stem, path.stem)
     required = {"output_dir": "x", "negatives": "x", "ranker": "x", "run": "x", "runs": "bm25=x", "model": "x"}
-    if stage == "train_ranker":
+    if stage in ("train_ranker", "pretrain"):
         required |= {"use_cpu": "true", "mixed_precision": "no"}  # no GPU is needed to parse
     given = yaml.safe_load(path.read_text())
     fields = {field for config in configs(stage) for field in config.__dataclass_fields__}
@@ -305,6 +344,7 @@ def test_help_says_what_the_recipe_does(stage):
         ("rerank.py --ranker /nowhere/at/all --collection apidocs --run gone.trec --output_dir OUT", "gone.trec"),
         ("teach.py --negatives /nowhere/at/all --ranker x --output_dir OUT", "no such folder"),
         ("distil.py --negatives x --model y --objective kd --output_dir OUT", "margin_mse"),
+        ("pretrain.py --collection apidocs --model /nowhere/at/all --output_dir OUT", "nowhere"),
         ("score.py --runs a=gone.trec --output_dir OUT", "give --collection, --qrels, or both"),
         ("score.py --runs a=gone.trec --qrels gone.tsv --output_dir OUT", "gone.trec: no such file"),
         ("score.py --runs a=x --qrelz y --output_dir OUT", "--qrels"),

@@ -118,7 +118,7 @@ def masked_places(
 
 
 class Passages(Dataset):
-    """Passages to restore: item (epoch, index) is a feature of `PassageCollator`; passages without tokens are left out.
+    """Passages to restore: item (epoch, index) is a feature of `PassageCollator`; empty ones are left out.
 
     Args:
         tokens: of all passages, in the order of the corpus.
@@ -170,11 +170,8 @@ class PassageCollator:
         masks = {name: np.zeros(shape, dtype=bool) for name in ("text", "encoder_masked", "decoder_masked")}
         for row, (feature, length) in enumerate(zip(features, lengths, strict=True)):
             inner = slice(head, length - len(self.after))
-            ids[row, :head], ids[row, inner], ids[row, inner.stop : length] = (
-                self.before,
-                feature["tokens"],
-                self.after,
-            )
+            ids[row, :head], ids[row, inner.stop : length] = self.before, self.after
+            ids[row, inner] = feature["tokens"]
             masks["text"][row, inner] = True
             for name in ("encoder_masked", "decoder_masked"):
                 masks[name][row, inner] = feature[name]
@@ -257,8 +254,10 @@ class BottleneckModel(PreTrainedModel):
     def vectors(self, hidden: torch.Tensor, lengths: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         r"""[passages, hidden size] the bottleneck.
 
-        `cls`: each first token's vector. `lexicon` (Shen et al. 2022, LexMAE): with the logits s of the encoder's head,
-        :math:`b = \mathrm{softmax}(\max_{i \in \text{text}} s_i)\, E`, through whose word embeddings E no gradient flows.
+        `cls`: each first token's vector. `lexicon` (Shen et al. 2022, LexMAE), with the logits s of the encoder's head
+        and the word embeddings E, through which no gradient flows:
+
+        .. math:: b = \mathrm{softmax}\Big(\max_{i \in \text{text}} s_i\Big)\, E
 
         Args:
             hidden: [tokens of all passages, hidden size].
@@ -411,7 +410,7 @@ def save_encoder(
         tokenizer: its tokenizer.
         folder: where to.
         max_length: tokens of a text, as sentence-transformers cuts it.
-        pooling: how sentence-transformers makes one vector of it: `cls`, the vector that a decoder was given, or `mean`.
+        pooling: how sentence-transformers makes one vector: `cls`, the one that a decoder was given, or `mean`.
     """
     folder = Path(folder)
     encoder.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Pretrain: an encoder learns to put a passage into one vector, from the passages alone (ED-MLM). No judgement is read.
+"""Pretrain: an encoder learns to put a passage into one vector, from passages alone (ED-MLM).
 
     accelerate launch recipes/pretrain.py --collection C --model M --output_dir D
 

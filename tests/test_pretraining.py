@@ -1,4 +1,4 @@
-"""The decoder gets nothing but the bottleneck, masks are a matter of (seed, epoch, position), and nothing is padded."""
+"""The decoder gets nothing but the bottleneck, masks are a matter of (seed, epoch, position), nothing is padded."""
 
 import json
 import subprocess

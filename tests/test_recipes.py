@@ -259,6 +259,25 @@ def test_a_killed_distillation_ends_with_the_weights_of_one_that_was_not(toy, ti
     assert weights[0] == weights[1]
 
 
+def test_pseudo_queries_warm_a_ranker_by_the_retrievers_and_another_by_the_first(toy, tiny_model, tmp_path):
+    _, collection = toy
+    options = [*collection, "--split", "pseudo.20", "--retriever", "bm25", "--depth", 12]
+    run_here("retrieve", *options, "--output_dir", tmp_path / "bm25")
+    options = [*collection, "--split", "pseudo.20", "--runs", f"bm25={tmp_path / 'bm25' / 'run.trec'}"]
+    run_here("mine", *options, "--audit_queries", 0, "--output_dir", tmp_path / "unlabelled")
+    training = ["--model", tiny_model, "--negatives_split", "pseudo.20", "--use_cpu", "true", "--num_negatives", 3]
+    training += ["--per_device_train_batch_size", 4, "--report_to", "none", "--mixed_precision", "no"]
+    training += ["--leave_out_positives", "true", "--num_train_epochs", 1, "--max_length", 48]
+    warm = ["--negatives", tmp_path / "unlabelled", "--objective", "retrievers", "--max_queries", 8]
+    run_here("train_ranker", *training, *warm, "--output_dir", tmp_path / "warm")
+    assert json.loads((tmp_path / "warm" / "trainer_state.json").read_text())["global_step"] == 2  # 8 queries, by 4
+    teach = ["--negatives", tmp_path / "unlabelled", "--split", "pseudo.20", "--ranker", tmp_path / "warm"]
+    run_here("teach", *teach, "--output_dir", tmp_path / "taught")
+    options = ["--negatives", tmp_path / "taught", "--objective", "ranker", "--temperature", 1.0]
+    run_here("train_ranker", *training, *options, "--output_dir", tmp_path / "student")
+    assert CrossEncoderRanker.from_pretrained(tmp_path / "student", device="cpu").score([("cat", "dog")]).size == 1
+
+
 def test_a_killed_pre_training_ends_with_the_bytes_of_one_that_was_not_and_retrieves(
     toy, tiny_model, tmp_path, monkeypatch
 ):

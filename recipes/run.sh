@@ -8,6 +8,7 @@
 # COLLECTION  a local BEIR folder instead of the Hub's copy (default what the recipe's YAML files name)
 # MODEL       what the ranker starts from                   (default as above)
 # RETRIEVER   the dense retriever                           (default as above)
+# PSEUDO      warm up on so many pseudo-queries             (default: on the training queries)
 # COMMON, WARM_START, TRAINING, RERANKING   further options for every stage, or for one
 #
 # Stages that are finished are not done twice, so a run that was stopped goes on where it was.
@@ -43,9 +44,20 @@ run mine mine --runs bm25="$OUT/runs/train/bm25/run.trec" dense="$OUT/runs/train
   --output_dir "$OUT/negatives"
 
 if [ -e "$recipe/warm_start.yaml" ]; then
+  unlabelled=$OUT/negatives
+  if [ -n "${PSEUDO:-}" ]; then
+    printf '\n== pseudo-queries: titles and first sentences, and what both retrievers find for them\n'
+    split=pseudo.$PSEUDO unlabelled=$OUT/unlabelled
+    run retrieve retrieve_bm25 --split "$split" --index "$OUT/index/bm25" --output_dir "$OUT/runs/$split/bm25"
+    run retrieve retrieve_dense --split "$split" ${RETRIEVER:+--model "$RETRIEVER"} --index "$OUT/index/dense" \
+      --output_dir "$OUT/runs/$split/dense"
+    run mine mine --split "$split" --audit_queries 0 --output_dir "$unlabelled" \
+      --runs bm25="$OUT/runs/$split/bm25/run.trec" dense="$OUT/runs/$split/dense/run.trec"
+    WARM_START="--negatives_split $split --leave_out_positives true ${WARM_START:-}"
+  fi
   printf "\n== warm start: a fresh ranker learns the retrievers' own scores, without judgements\n"
   # shellcheck disable=SC2086
-  run train_ranker warm_start --negatives "$OUT/negatives" ${MODEL:+--model "$MODEL"} ${WARM_START:-} \
+  run train_ranker warm_start --negatives "$unlabelled" ${MODEL:+--model "$MODEL"} ${WARM_START:-} \
     --output_dir "$OUT/warm_start"
   MODEL=$OUT/warm_start
 fi

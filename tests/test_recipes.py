@@ -303,6 +303,9 @@ def test_a_killed_pre_training_ends_with_the_bytes_of_one_that_was_not_and_retri
     assert len(done) == 6 + 8 - 3
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
+    without = ["--model", tmp_path / "whole", "--num_train_epochs", 0, "--pooling", "mean"]
+    run_here("pretrain", *options, *without, "--output_dir", tmp_path / "same")
+    assert weights[0] == (tmp_path / "same" / "model.safetensors").read_bytes()  # without epochs, as it came
     files = {path.name for path in (tmp_path / "whole").iterdir()}
     assert {"config.json", "tokenizer.json", "modules.json", "trainer_state.json", "provenance.json"} <= files
     assert not files & {"checkpoints", "tokens"}

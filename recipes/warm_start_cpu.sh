@@ -25,8 +25,8 @@ export TOKENIZERS_PARALLELISM=false
 
 # train NAME OPTIONS...: the demo's settings
 train() {
-  python recipes/train_ranker.py --config "recipes/nano/$2.yaml" "${@:3}" --eval_strategy no --save_strategy no \
-    --output_dir "$OUT/$1"
+  python recipes/train_ranker.py --config "recipes/nano/$2.yaml" "${@:3}" --eval_strategy no --save_strategy steps \
+    --save_steps 0.25 --save_total_limit 1 --output_dir "$OUT/$1"
 }
 
 declare -A START=([none]=$MODEL [queries]=$OUT/warm_queries [pseudo]=$OUT/warm_pseudo)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .apidocs import apidocs
 from .files import read_lines, sha256_file
+from .pseudo_queries import is_pseudo, pseudo_queries
 from .records import Document, InputError, Qrel, Query
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ class Corpus:
             raise InputError(f"document {doc_id!r} is not in the corpus of {len(self)} documents")
         row = self._table[self._position[doc_id]]
         return self._join(row["title"], row["text"])
+
+    def document(self, position: int) -> Document:
+        """The document at that place of the corpus, with its title apart."""
+        row = self._table[position]
+        return Document(row["doc_id"], row["title"], row["text"])
 
     def documents(self) -> Iterator[Document]:
         """All documents, with their titles apart."""
@@ -136,7 +142,9 @@ def load_collection(
             passages as released (`collection.tsv`, `queries.<split>.tsv`, `qrels.<split>.tsv`), a dataset repository
             of the Hub in the layout of MTEB (configurations `corpus`, `queries` and `default`) or of BEIR (judgements
             in `<name>-qrels`), or `apidocs`.
-        split: "train", "dev", "dev.small" or "test", as the collection names them.
+        split: "train", "dev", "dev.small" or "test", as the collection names them. `pseudo` or `pseudo.<count>` is
+            none of its own: titles and first sentences of the passages, each with the passage it came from as the one
+            relevant document.
         revision: commit of the repository; a Hub repository without one is read at its newest commit, with a warning.
         use_titles: whether titles are a part of the passages.
         options: for `apidocs` alone, its sizes (`passages`, `test`, `dev`, `seed`).
@@ -187,6 +195,12 @@ def read_qrels(path: str | os.PathLike) -> dict[str, dict[str, int]]:
 
 
 def _load_folder(folder: Path, split: str, use_titles: bool) -> Collection:
+    if is_pseudo(split):
+        path = next((p for name in ("collection.tsv", "corpus.jsonl") if (p := folder / name).exists()), None)
+        if path is None:
+            raise InputError(f"{folder / 'corpus.jsonl'}: no such file")
+        corpus = Corpus(_mapped_corpus(path), use_titles)
+        return _with_pseudo_queries(str(folder), f"sha256:{sha256_file(path)}", split, corpus)
     files = _files_of(folder, split)
     qrels_path = files[2]
     corpus = Corpus(_mapped_corpus(files[0]), use_titles)
@@ -221,6 +235,9 @@ def _load_apidocs(split: str, use_titles: bool, options: Mapping[str, int]) -> C
     if unknown:
         raise InputError(f"apidocs: unknown option {sorted(unknown)[0]!r}; choices: passages, test, dev, seed")
     documents, queries, qrels = apidocs(**options)
+    if is_pseudo(split):
+        revision = _digest("\t".join(document) for document in documents)
+        return _with_pseudo_queries("apidocs", revision, split, Corpus.from_documents(documents, use_titles))
     if split not in queries:
         raise InputError(f"apidocs: no split {split!r}; choices: {', '.join(queries)}")
     texts = [*("\t".join(document) for document in documents), *("\t".join(query) for query in queries[split])]
@@ -235,6 +252,8 @@ def _load_hub(repo: str, split: str, revision: str | None, use_titles: bool) -> 
     revision = revision or _newest_commit(repo)
     configs = get_dataset_config_names(repo, revision=revision)
     corpus = Corpus(_renamed(_only_split(repo, "corpus", revision)), use_titles)
+    if is_pseudo(split):
+        return _with_pseudo_queries(repo, revision, split, corpus)
     queries = {str(row["_id"]): row["text"] for row in _only_split(repo, "queries", revision)}
     qrels = _by_query(_hub_qrels(repo, configs, split, revision))
     _check_known(qrels, queries, corpus, f"{repo}@{revision[:12]}, judgements of {split}")
@@ -287,6 +306,12 @@ def _collection(
     without = sum(not any(grade > 0 for grade in grades.values()) for grades in qrels.values())
     _warn_count(without, "queries have no relevant document", where)
     return Collection(name, revision, split, corpus, {q: all_queries[q] for q in qrels}, qrels)
+
+
+def _with_pseudo_queries(name: str, revision: str, split: str, corpus: Corpus) -> Collection:
+    drawn = list(pseudo_queries(split, corpus.document, len(corpus)))
+    qrels = {query.query_id: {doc_id: 1} for query, doc_id in drawn}
+    return Collection(name, revision, split, corpus, dict(query for query, _ in drawn), qrels)
 
 
 def _mapped_corpus(path: Path) -> datasets.Dataset:

@@ -18,7 +18,7 @@ from .collator import GroupedListwiseCollator, Text
 from .gradient_cache import bytes_a_token, cached_backward
 from .health import COLLAPSED, Health, training_flops
 from .losses import kl_divergence, softmax_cross_entropy
-from .negatives.sampling import SamplingOptions, draw_group, draw_ranked, permutation
+from .negatives.sampling import SamplingOptions, draw_group, draw_scored, fused_scores, permutation
 from .padding_free import batches, forward, is_padding_free, use_padding_free
 from .records import InputError
 
@@ -26,7 +26,7 @@ from .records import InputError
 # cache; a GPU wants to be filled.
 TOKENS_A_FORWARD = {"cpu": 4096}
 TOKENS_A_FORWARD_ELSEWHERE = 65536
-OBJECTIVES = ("labels", "retrievers")
+OBJECTIVES = ("labels", "retrievers", "ranker")
 
 
 @dataclass
@@ -49,10 +49,17 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
         default="labels",
         metadata={
             "help": "labels (Eq. 5), or retrievers: a warm start that teaches a fresh ranker the retrievers' fused "
-            "scores, without judgements, where labelled queries are few."
+            "scores, without judgements, where labelled queries are few; or ranker: another ranker's scores."
         },
     )
-    temperature: float = field(default=0.5, metadata={"help": "Of the fused scores, with objective retrievers."})
+    teacher: str = field(
+        default="teacher", metadata={"help": "Objective ranker: which of the candidates' rankings (see teach.py)."}
+    )
+    leave_out_positives: bool = field(
+        default=False,
+        metadata={"help": "A warm start on pseudo-queries: without the passages that these were cut out of."},
+    )
+    temperature: float = field(default=0.5, metadata={"help": "Of the scores that a warm start learns."})
     dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
     mixed_precision: str = field(
         default="auto", metadata={"help": "auto (bf16 where the hardware has it in matrix units), no, bf16 or fp16."}
@@ -82,14 +89,27 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
             raise InputError(f"num_negatives is {self.num_negatives}, but must be at least 1")
         if self.memory_budget is not None and self.memory_budget <= 0:
             raise InputError(f"memory_budget is {self.memory_budget} GiB, but must be above 0")
-        if not (self.bf16 or self.fp16):
-            precision = _fastest_precision() if self.mixed_precision == "auto" else self.mixed_precision
-            if precision not in ("no", "bf16", "fp16"):
-                raise InputError(f"mixed_precision {precision!r}; choices: auto, no, bf16, fp16")
-            self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
-        if not torch.accelerator.is_available():
-            self.use_cpu = True  # bf16, and several processes, work on CPUs only if TrainingArguments is told so
+        choose_precision(self, self.mixed_precision)
         super().__post_init__()
+
+
+def choose_precision(args: TrainingArguments, mixed_precision: str) -> None:
+    """Set `bf16`, `fp16` and `use_cpu`, before the arguments check themselves; what was asked for by name stays.
+
+    Args:
+        args: arguments under construction.
+        mixed_precision: auto, no, bf16 or fp16.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not (args.bf16 or args.fp16):
+        precision = _fastest_precision() if mixed_precision == "auto" else mixed_precision
+        if precision not in ("no", "bf16", "fp16"):
+            raise InputError(f"mixed_precision {precision!r}; choices: auto, no, bf16, fp16")
+        args.bf16, args.fp16 = precision == "bf16", precision == "fp16"
+    if not torch.accelerator.is_available():
+        args.use_cpu = True  # bf16, and several processes, work on CPUs only if TrainingArguments is told so
 
 
 def _fastest_precision() -> str:
@@ -149,8 +169,23 @@ class TrainingGroups(Dataset):
 
     def _ranked(self, row: Mapping[str, Any], epoch: int) -> tuple[list[str], list[float]]:
         config = self.config
-        lists = {ranked["retriever"]: (ranked["doc_ids"], ranked["scores"]) for ranked in row["candidates"]}
-        return draw_ranked(row["query_id"], lists, config.num_negatives + 1, config.seed, epoch, config.depth)
+        scores = self._fused(row) if config.objective == "retrievers" else self._teacher_scores(row)
+        if config.leave_out_positives:
+            scores = {doc_id: score for doc_id, score in scores.items() if doc_id not in row["positive_ids"]}
+        return draw_scored(row["query_id"], scores, config.num_negatives + 1, config.seed, epoch)
+
+    def _fused(self, row: Mapping[str, Any]) -> dict[str, float]:
+        depth = self.config.depth
+        lists = {one["retriever"]: (one["doc_ids"][:depth], one["scores"][:depth]) for one in row["candidates"]}
+        return fused_scores(lists)
+
+    def _teacher_scores(self, row: Mapping[str, Any]) -> dict[str, float]:
+        rankings = {one["ranker"]: one for one in row.get("rankings") or ()}
+        if self.config.teacher not in rankings:
+            choices = ", ".join(rankings) or "none"
+            raise InputError(f"the candidates hold no scores of a teacher {self.config.teacher!r}; choices: {choices}")
+        ranking = rankings[self.config.teacher]
+        return dict(zip(ranking["doc_ids"], ranking["scores"], strict=True))
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -52,13 +52,18 @@ def use_padding_free(model: PreTrainedModel) -> bool:
         reason = f"its model_type is {kind!r}" if kind not in LAYERS else "it pools by the mean"
         warnings.warn(f"{model.name_or_path}: runs with padding, {reason}; without: {', '.join(LAYERS)}", stacklevel=2)
         return False
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, packed_mask)
-    model.set_attn_implementation(NAME)
+    use_packed_attention(model)
     last = model.get_submodule(LAYERS[kind])[-1]
     run = _first_tokens_as_bert if kind in BUILT_AS_BERT else _first_tokens
     last.forward = partial(run, last)
     return True
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Let a model also read texts laid end to end, as `packed` makes them; a padded call gives what it gave."""
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, packed_mask)
+    model.set_attn_implementation(NAME)
 
 
 def is_padding_free(model: Any) -> bool:

@@ -39,7 +39,7 @@ class Tokens:
         """Tokenise texts into a folder, or read what an earlier call finished there.
 
         Args:
-            ids: one a text, all different.
+            ids: one a text, all different; or none, if texts are only read by position.
             texts: in the order of `ids`; read once, as a stream.
             tokenizer: a fast one.
             folder: made anew; a killed call leaves no folder of that name.
@@ -58,7 +58,10 @@ class Tokens:
 
     def __getitem__(self, text_id: str) -> np.ndarray:
         """[tokens] token ids of one text, a view of the array on disk."""
-        position = self._position[text_id]
+        return self.at(self._position[text_id])
+
+    def at(self, position: int) -> np.ndarray:
+        """[tokens] token ids of the text at that position, which needs no id."""
         return self.values[self.ends[position - 1] if position else 0 : self.ends[position]]
 
     def length(self, text_id: str) -> int:

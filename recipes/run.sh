@@ -9,6 +9,7 @@
 # MODEL       what the ranker starts from                   (default as above)
 # RETRIEVER   the dense retriever                           (default as above)
 # SPLADE      a SPLADE model whose negatives join theirs    (default none; train_retriever.py makes one, its L2)
+# PSEUDO      warm up on so many pseudo-queries             (default: on the training queries)
 # COMMON, WARM_START, TRAINING, RERANKING   further options for every stage, or for one
 #
 # Stages that are finished are not done twice, so a run that was stopped goes on where it was.
@@ -50,9 +51,20 @@ printf '\n== mine: the candidates that negatives are drawn from\n'
 run mine mine --runs "${lists[@]}" --output_dir "$OUT/negatives"
 
 if [ -e "$recipe/warm_start.yaml" ]; then
+  unlabelled=$OUT/negatives
+  if [ -n "${PSEUDO:-}" ]; then
+    printf '\n== pseudo-queries: titles and first sentences, and what both retrievers find for them\n'
+    split=pseudo.$PSEUDO unlabelled=$OUT/unlabelled
+    run retrieve retrieve_bm25 --split "$split" --index "$OUT/index/bm25" --output_dir "$OUT/runs/$split/bm25"
+    run retrieve retrieve_dense --split "$split" ${RETRIEVER:+--model "$RETRIEVER"} --index "$OUT/index/dense" \
+      --output_dir "$OUT/runs/$split/dense"
+    run mine mine --split "$split" --audit_queries 0 --output_dir "$unlabelled" \
+      --runs bm25="$OUT/runs/$split/bm25/run.trec" dense="$OUT/runs/$split/dense/run.trec"
+    WARM_START="--negatives_split $split --leave_out_positives true ${WARM_START:-}"
+  fi
   printf "\n== warm start: a fresh ranker learns the retrievers' own scores, without judgements\n"
   # shellcheck disable=SC2086
-  run train_ranker warm_start --negatives "$OUT/negatives" ${MODEL:+--model "$MODEL"} ${WARM_START:-} \
+  run train_ranker warm_start --negatives "$unlabelled" ${MODEL:+--model "$MODEL"} ${WARM_START:-} \
     --output_dir "$OUT/warm_start"
   MODEL=$OUT/warm_start
 fi

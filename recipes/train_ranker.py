@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -43,6 +43,9 @@ class RankerConfig:
     model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
     negatives_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
     negatives_split: str = field(default="train", metadata={"help": "Split of the candidates."})
+    max_queries: int | None = field(
+        default=None, metadata={"help": "Train on so many queries, evenly spaced; default all."}
+    )
     max_length: int = field(default=128, metadata={"help": "Tokens of a pair (appendix C)."})
     max_query_length: int | None = field(default=None, metadata={"help": "Tokens of a query; default half a pair."})
     lora_rank: int = field(
@@ -72,6 +75,9 @@ def main(config: RankerConfig, training: ListwiseConfig) -> None:
 def train(config: RankerConfig, training: ListwiseConfig, folder: Path) -> None:
     """Train, keep the best checkpoint's weights, and save them as a ranker."""
     candidates = load_candidates(config.negatives, config.negatives_split, config.negatives_revision)
+    if config.max_queries:
+        places = evenly_spaced(len(candidates.rows), config.max_queries)
+        candidates = replace(candidates, rows=candidates.rows.select(places))
     ranker = CrossEncoderRanker.from_pretrained(
         config.model,
         config.model_revision,
@@ -92,6 +98,12 @@ def train(config: RankerConfig, training: ListwiseConfig, folder: Path) -> None:
         ranker.save_pretrained(folder)
         for name in ("checkpoints", "tokens"):
             shutil.rmtree(folder / name)
+
+
+def evenly_spaced(size: int, count: int) -> list[int]:
+    """Positions of `count` out of `size` rows, or of all there are."""
+    count = min(size, count)
+    return [number * size // count for number in range(count)]
 
 
 def make_trainer(

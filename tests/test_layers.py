@@ -20,7 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"records"},
     "run": {"records", "files"},
     "apidocs": {"records", "files"},
-    "collection": {"records", "files", "apidocs"},
+    "pseudo_queries": {"records"},
+    "collection": {"records", "files", "apidocs", "pseudo_queries"},
     "measures": {"run"},
     "evaluation": {"run", "measures"},
     "report": {"evaluation"},
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "health": set(),
     "lora": set(),
     "listwise": {"losses", "collator", "padding_free", "gradient_cache", "health", "negatives.sampling"},
-    "pretraining": {"losses", "collator", "padding_free", "negatives.sampling"},
+    "pretraining": {"listwise", "padding_free", "tokens"},
     "publishing": {"evaluation", "report", "stage", "rankers", "negatives", "retrievers", "config"},
     "stage": {"config", "files", "processes"},
 }
@@ -54,6 +55,7 @@ LOADS_WITHOUT = {
     "measures": ["torch"],
     "listwise": ["faiss", "bm25s", "sentence_transformers"],
     "rankers": ["faiss", "bm25s", "sentence_transformers"],
+    "pretraining": ["faiss", "bm25s", "sentence_transformers"],
 }
 # `accelerate launch recipes/x.py` puts recipes/ first on the import path, where these would hide packages.
 HIDING_NAMES = ["evaluate.py", "datasets.py"]

@@ -88,6 +88,34 @@ def test_a_warm_start_learns_the_retrievers_order_without_judgements(tiny_model,
     assert losses(trained)[-1] < losses(trained)[0]
 
 
+def test_a_warm_start_learns_another_ranker_s_scores_of_unlabelled_pairs(tiny_model, tmp_path):
+    options = {"objective": "ranker", "teacher": "old", "temperature": 1.0, "num_train_epochs": 4}
+    trained = trainer(tiny_model, str(tmp_path), **options, **BATCHES)
+    groups = trained.train_dataset
+    for row in groups.rows:
+        doc_ids = [f"d{number}" for number in range(10)]
+        row["positive_ids"] = []  # nothing may read them
+        row["rankings"] = [{"ranker": "old", "doc_ids": doc_ids, "scores": [10.0 - 2 * n for n in range(10)]}]
+    item = groups[(0, 3)]
+    scores = {text(f"d{number}"): 10.0 - 2 * number for number in range(10)}
+    assert item["labels"] == [scores[document] for document in item["documents"]] and len(item["labels"]) == 5
+    trained.train()
+    assert losses(trained)[-1] < losses(trained)[0]
+    groups.config.teacher = "new"
+    with pytest.raises(InputError, match="hold no scores of a teacher 'new'; choices: old"):
+        groups[(0, 3)]
+
+
+def test_a_warm_start_can_leave_out_what_a_pseudo_query_was_cut_out_of():
+    options = {"objective": "retrievers", "num_negatives": 9, "mixed_precision": "no", "use_cpu": True}
+    row = {**rows()[0], "positive_ids": ["d2"]}
+    row["candidates"] = [{"retriever": "bm25", "doc_ids": ["d2", "d4", "d6"], "scores": [9.0, 2.0, 1.0]}]
+    for left_out, expected in ((False, {"d2", "d4", "d6"}), (True, {"d4", "d6"})):
+        config = ListwiseConfig(output_dir="unused", leave_out_positives=left_out, **options)
+        documents = TrainingGroups([row], str, config)[(0, 0)]["documents"]
+        assert set(documents) == expected
+
+
 def test_frozen_embeddings_stay(tiny_model, tmp_path):
     trained = trainer(tiny_model, str(tmp_path), freeze_embeddings=True, **BATCHES)
     before = trained.model.get_input_embeddings().weight.clone()
@@ -162,7 +190,7 @@ def test_matmul_attention_has_the_gradient_of_pytorch_s():
     ("options", "message"),
     [
         ({"policy": "onion"}, "choices: union"),
-        ({"objective": "loss"}, "no objective 'loss'; choices: labels, retrievers"),
+        ({"objective": "loss"}, "no objective 'loss'; choices: labels, retrievers, ranker"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"num_negatives": 0}, "num_negatives is 0"),
         ({"mixed_precision": "half"}, "choices: auto, no, bf16, fp16"),

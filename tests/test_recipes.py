@@ -32,11 +32,13 @@ STAGES = (
     "teach",
     "distil",
     "publish",
+    "pretrain",
 )
 STAGE_OF = {"retrieve_bm25": "retrieve", "retrieve_dense": "retrieve", "retrieve_splade": "retrieve"}
 STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever", "distil_splade": "distil"}
 STAGE_OF |= {"publish_negatives": "publish", "publish_ranker": "publish"}
 IMPORTED = {
+    "pretrain": "PretrainingConfig",
     "train_ranker": "ListwiseConfig",
     "train_retriever": "RetrieverTraining",
     "distil": "DistillationTraining",
@@ -259,6 +261,61 @@ def test_a_killed_distillation_ends_with_the_weights_of_one_that_was_not(toy, ti
     assert weights[0] == weights[1]
 
 
+def test_pseudo_queries_warm_a_ranker_by_the_retrievers_and_another_by_the_first(toy, tiny_model, tmp_path):
+    _, collection = toy
+    options = [*collection, "--split", "pseudo.20", "--retriever", "bm25", "--depth", 12]
+    run_here("retrieve", *options, "--output_dir", tmp_path / "bm25")
+    options = [*collection, "--split", "pseudo.20", "--runs", f"bm25={tmp_path / 'bm25' / 'run.trec'}"]
+    run_here("mine", *options, "--audit_queries", 0, "--output_dir", tmp_path / "unlabelled")
+    training = ["--model", tiny_model, "--negatives_split", "pseudo.20", "--use_cpu", "true", "--num_negatives", 3]
+    training += ["--per_device_train_batch_size", 4, "--report_to", "none", "--mixed_precision", "no"]
+    training += ["--leave_out_positives", "true", "--num_train_epochs", 1, "--max_length", 48]
+    warm = ["--negatives", tmp_path / "unlabelled", "--objective", "retrievers", "--max_queries", 8]
+    run_here("train_ranker", *training, *warm, "--output_dir", tmp_path / "warm")
+    assert json.loads((tmp_path / "warm" / "trainer_state.json").read_text())["global_step"] == 2  # 8 queries, by 4
+    teach = ["--negatives", tmp_path / "unlabelled", "--split", "pseudo.20", "--ranker", tmp_path / "warm"]
+    run_here("teach", *teach, "--output_dir", tmp_path / "taught")
+    options = ["--negatives", tmp_path / "taught", "--objective", "ranker", "--temperature", 1.0]
+    run_here("train_ranker", *training, *options, "--output_dir", tmp_path / "student")
+    assert CrossEncoderRanker.from_pretrained(tmp_path / "student", device="cpu").score([("cat", "dog")]).size == 1
+
+
+def test_a_killed_pre_training_ends_with_the_bytes_of_one_that_was_not_and_retrieves(
+    toy, tiny_model, tmp_path, monkeypatch
+):
+    from transformers import Trainer
+
+    _, collection = toy
+    options = [*collection, "--model", tiny_model, "--max_length", 40, "--mixed_precision", "no", "--use_cpu", "true"]
+    options += ["--per_device_train_batch_size", 8, "--num_train_epochs", 1, "--save_steps", 3, "--report_to", "none"]
+    run_here("pretrain", *options, "--output_dir", tmp_path / "whole")
+    step, done = Trainer.training_step, []
+
+    def killed(*arguments, **named):
+        done.append(None)
+        if len(done) == 6:  # of 8, after the checkpoint of step 3
+            raise KeyboardInterrupt
+        return step(*arguments, **named)
+
+    monkeypatch.setattr(Trainer, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_here("pretrain", *options, "--output_dir", tmp_path / "killed")
+    assert not (tmp_path / "killed").exists()
+    run_here("pretrain", *options, "--output_dir", tmp_path / "killed")
+    assert len(done) == 6 + 8 - 3
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    without = ["--model", tmp_path / "whole", "--num_train_epochs", 0, "--pooling", "mean"]
+    run_here("pretrain", *options, *without, "--output_dir", tmp_path / "same")
+    assert weights[0] == (tmp_path / "same" / "model.safetensors").read_bytes()  # without epochs, as it came
+    files = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert {"config.json", "tokenizer.json", "modules.json", "trainer_state.json", "provenance.json"} <= files
+    assert not files & {"checkpoints", "tokens"}
+    options = ["--retriever", "dense", "--model", tmp_path / "whole", "--depth", 5, "--output_dir", tmp_path / "run"]
+    run_here("retrieve", *collection, *options)
+    assert len(Run.read_trec(tmp_path / "run" / "run.trec")) == 12
+
+
 def test_distillation_without_scores_says_what_is_missing(toy, tiny_model, tmp_path):
     folder, _ = toy
     options = ["--model", tiny_model, "--bf16", "false", "--output_dir", tmp_path / "x"]
@@ -276,7 +333,7 @@ def test_every_yaml_parses(path):
     stage = STAGE_OF.get(path.stem, path.stem)
     required = {"output_dir": "x", "negatives": "x", "ranker": "x", "run": "x", "runs": "bm25=x", "model": "x"}
     required |= {"folder": "x", "repo_id": "me/x"}
-    if stage == "train_ranker":
+    if stage in ("train_ranker", "pretrain"):
         required |= {"use_cpu": "true", "mixed_precision": "no"}  # no GPU is needed to parse
     given = yaml.safe_load(path.read_text())
     fields = {field for config in configs(stage) for field in config.__dataclass_fields__}
@@ -312,6 +369,7 @@ def test_help_says_what_the_recipe_does(stage):
         ("rerank.py --ranker /nowhere/at/all --collection apidocs --run gone.trec --output_dir OUT", "gone.trec"),
         ("teach.py --negatives /nowhere/at/all --ranker x --output_dir OUT", "no such folder"),
         ("distil.py --negatives x --model y --objective kd --output_dir OUT", "margin_mse"),
+        ("pretrain.py --collection apidocs --model /nowhere/at/all --output_dir OUT", "nowhere"),
         ("score.py --runs a=gone.trec --output_dir OUT", "give --collection, --qrels, or both"),
         ("score.py --runs a=gone.trec --qrels gone.tsv --output_dir OUT", "gone.trec: no such file"),
         ("score.py --runs a=x --qrelz y --output_dir OUT", "--qrels"),

@@ -21,7 +21,7 @@ from r2anker_hf.negatives.sampling import (
     Sampling,
     draw,
     draw_group,
-    draw_ranked,
+    draw_scored,
     fused_scores,
     permutation,
 )
@@ -254,18 +254,17 @@ def test_fused_scores_by_scipy_and_by_hand():
 
 
 def test_a_warm_start_draws_from_the_head_and_the_tail_without_repeats():
-    lists = {"bm25": ([f"d{i:03}" for i in range(100)], [float(-i) for i in range(100)])}
-    fused = fused_scores({"bm25": (lists["bm25"][0][:50], lists["bm25"][1][:50])})
+    fused = fused_scores({"bm25": ([f"d{i:03}" for i in range(50)], [float(-i) for i in range(50)])})
     seen = []
     for epoch in range(200):
-        doc_ids, scores = draw_ranked("q", lists, 8, seed=1, epoch=epoch, depth=50)
+        doc_ids, scores = draw_scored("q", fused, 8, seed=1, epoch=epoch)
         assert len(set(doc_ids)) == 8 and scores == [fused[doc_id] for doc_id in doc_ids]
         assert all(doc_id < "d016" for doc_id in doc_ids[:4])
         seen += doc_ids
     assert set(seen) == {f"d{i:03}" for i in range(50)}
-    first, again, later = (draw_ranked("q", lists, 8, 1, epoch, 50) for epoch in (3, 3, 4))
+    first, again, later = (draw_scored("q", fused, 8, 1, epoch) for epoch in (3, 3, 4))
     assert first == again != later
-    assert sorted(draw_ranked("q", {"bm25": (["a", "b"], [2.0, 1.0])}, 8, 1, 0, 50)[0]) == ["a", "b"]
+    assert sorted(draw_scored("q", {"a": 2.0, "b": 1.0}, 8, 1, 0)[0]) == ["a", "b"]
 
 
 def test_unknown_policy_names_the_choices():

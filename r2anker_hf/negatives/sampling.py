@@ -238,7 +238,7 @@ POLICIES: dict[str, Policy] = {
 """Policy by name: (candidates, sampling) -> the strata that negatives are drawn from."""
 
 BEST_OF_FUSED = 2
-"""A warm start's first half is drawn from the best `BEST_OF_FUSED * count` documents of the fused list."""
+"""A warm start's first half is drawn from the best `BEST_OF_FUSED * count` documents by the scores that it learns."""
 
 
 @dataclass
@@ -449,30 +449,23 @@ def _apportion(shares: Sequence[float], count: int, generator: np.random.Generat
     return np.diff(bounds).astype(int).tolist()
 
 
-def draw_ranked(
-    query_id: str,
-    lists: Mapping[str, tuple[Sequence[str], Sequence[float]]],
-    count: int,
-    seed: int,
-    epoch: int,
-    depth: int,
+def draw_scored(
+    query_id: str, scores: Mapping[str, float], count: int, seed: int, epoch: int
 ) -> tuple[list[str], list[float]]:
-    """Documents for a warm start: half from the best of the fused list, half from the rest, with their fused scores.
+    """Documents for a warm start: half from the best, half from the rest, with the scores that it learns.
 
     No judgement is read. Like `draw`, it depends on (seed, epoch, query_id) alone.
 
     Args:
         query_id: the query.
-        lists: each retriever's ranked ids and their scores.
+        scores: by document id, any real: `fused_scores`, or a ranker's.
         count: documents wanted.
         seed: of the training.
         epoch: other documents are drawn in every epoch.
-        depth: only the first `depth` documents of each list are candidates.
 
     Returns:
-        Ids and fused scores, `count` of them or all there are.
+        Ids and their scores, `count` of them or all there are.
     """
-    scores = fused_scores({name: (ids[:depth], values[:depth]) for name, (ids, values) in lists.items()})
     ranked = sorted(scores, key=lambda doc_id: (-scores[doc_id], doc_id))
     generator = _generator(seed, epoch, query_id)
     best = BEST_OF_FUSED * count

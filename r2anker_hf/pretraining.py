@@ -1,0 +1,434 @@
+r"""Bottleneck pre-training: an encoder learns to put a passage into one vector, on passages alone.
+
+ED-MLM (Wang et al. 2022, SimLM; R2ANKER, section C): the encoder restores its masked tokens as BERT does. A shallow
+decoder sees the same passage with more tokens masked and restores those; of what the encoder read it gets one vector,
+which stands in the place of its first token. What the decoder cannot guess from its own tokens has to come through.
+
+.. math:: L = \frac{1}{|M_e|} \sum_{i \in M_e} -\log p_e(x_i \mid x_{\setminus M_e})
+              + \frac{1}{|M_d|} \sum_{i \in M_d} -\log p_d(x_i \mid x_{\setminus M_d}, b(x_{\setminus M_e}))
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from .listwise import EpochSampler, choose_precision
+from .padding_free import COUNT_FROM_PADDING_ID, LAYERS, packed, use_packed_attention
+from .records import InputError
+from .tokens import Tokens
+
+BOTTLENECKS = ("cls", "lexicon", "none")
+POOLINGS = ("cls", "mean")
+KINDS = ("bert", "ernie", "roberta", "xlm-roberta")  # their layers take packed texts, and their head is one module
+
+
+@dataclass
+class PretrainingConfig(TrainingArguments):
+    """Training arguments whose defaults are R2ANKER's, section C, and SimLM's where that one refers to it."""
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate (section C)."})
+    per_device_train_batch_size: int = field(
+        default=256, metadata={"help": "Passages a device and step; the paper has 2048 over eight devices."}
+    )
+    num_train_epochs: float = field(default=20.0, metadata={"help": "Passes over the corpus (section C)."})
+    warmup_steps: float = field(
+        default=0.05, metadata={"help": "Warm-up: a share of all steps below 1, else steps (SimLM: 4,000 of 80,000)."}
+    )
+    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay (SimLM)."})
+    seed: int = field(default=42, metadata={"help": "Seed of order, masks, dropout and fresh weights (section C)."})
+    encoder_mask: float = field(default=0.3, metadata={"help": "Share of a passage's tokens that the encoder misses."})
+    decoder_mask: float = field(
+        default=0.5, metadata={"help": "Share that the decoder misses, those of the encoder among them (SimLM)."}
+    )
+    decoder_layers: int = field(
+        default=2, metadata={"help": "Layers of the decoder; they begin as copies of the encoder's last ones (SimLM)."}
+    )
+    bottleneck: str = field(
+        default="cls",
+        metadata={
+            "help": "What the decoder gets: cls (ED-MLM: the first token's vector), lexicon (LexMAE: word embeddings "
+            "by the passage's term weights), or none: no decoder, masked language modelling alone."
+        },
+    )
+    dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
+    mixed_precision: str = field(
+        default="auto", metadata={"help": "auto (bf16 where the hardware has it in matrix units), no, bf16 or fp16."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "Encoders have no buffers that training changes."}
+    )
+
+    def __post_init__(self):
+        for name in ("encoder_mask", "decoder_mask"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be above 0 and at most 1")
+        if self.decoder_layers < 1:
+            raise InputError(f"decoder_layers is {self.decoder_layers}, but must be at least 1")
+        if self.bottleneck not in BOTTLENECKS:
+            raise InputError(f"no bottleneck {self.bottleneck!r}; choices: {', '.join(BOTTLENECKS)}")
+        choose_precision(self, self.mixed_precision)
+        super().__post_init__()
+
+
+def masked_places(
+    count: int, seed: int, epoch: int, position: int, encoder_share: float, decoder_share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens of a passage the encoder and the decoder miss; the larger mask holds the smaller one.
+
+    The draw depends on (seed, epoch, position) alone: not on workers, processes or batches.
+
+    Args:
+        count: tokens of the passage, without special tokens; at least 1.
+        seed: of the training.
+        epoch: other tokens are masked in every epoch.
+        position: the passage's, in the corpus.
+        encoder_share: of the tokens, rounded; one token at least.
+        decoder_share: likewise.
+
+    Returns:
+        Two arrays, [count] bool.
+
+    >>> encoder, decoder = masked_places(10, seed=42, epoch=0, position=7, encoder_share=0.3, decoder_share=0.5)
+    >>> int(encoder.sum()), int(decoder.sum()), bool((encoder <= decoder).all())
+    (3, 5, True)
+    """
+    rank = np.random.default_rng((seed, epoch, position)).permutation(count)
+    return rank < max(1, round(encoder_share * count)), rank < max(1, round(decoder_share * count))
+
+
+class Passages(Dataset):
+    """Passages to restore: item (epoch, index) is a feature of `PassageCollator`; empty ones are left out.
+
+    Args:
+        tokens: of all passages, in the order of the corpus.
+        config: `seed` and both mask shares are read.
+    """
+
+    def __init__(self, tokens: Tokens, config: PretrainingConfig):
+        self.tokens, self.config = tokens, config
+        self.positions = np.flatnonzero(np.diff(tokens.ends, prepend=0))
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, np.ndarray]:
+        epoch, index = item
+        position = int(self.positions[index])
+        tokens, config = self.tokens.at(position), self.config
+        shares = config.encoder_mask, config.decoder_mask
+        encoder, decoder = masked_places(len(tokens), config.seed, epoch, position, *shares)
+        return {"tokens": tokens, "encoder_masked": encoder, "decoder_masked": decoder}
+
+
+@dataclass
+class PassageCollator:
+    """Collates passages into one batch, the longest first, so that equal lengths are neighbours.
+
+    | key | shape | dtype |
+    |---|---|---|
+    | `input_ids` | [passages, tokens], special tokens included, nothing masked, padded on the right | int64 |
+    | `lengths` | [passages] tokens of each | int64 |
+    | `text` | [passages, tokens], neither special nor padding | bool |
+    | `encoder_masked`, `decoder_masked` | [passages, tokens] | bool |
+
+    Args:
+        tokenizer: puts special tokens around a passage.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __post_init__(self):
+        self.before, self.after = _around(self.tokenizer)
+
+    def __call__(self, features: Sequence[Mapping[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+        features = sorted(features, key=lambda feature: -len(feature["tokens"]))
+        head, special = len(self.before), len(self.before) + len(self.after)
+        lengths = np.array([len(feature["tokens"]) + special for feature in features])
+        shape = len(features), int(lengths[0])
+        ids = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        masks = {name: np.zeros(shape, dtype=bool) for name in ("text", "encoder_masked", "decoder_masked")}
+        for row, (feature, length) in enumerate(zip(features, lengths, strict=True)):
+            inner = slice(head, length - len(self.after))
+            ids[row, :head], ids[row, inner.stop : length] = self.before, self.after
+            ids[row, inner] = feature["tokens"]
+            masks["text"][row, inner] = True
+            for name in ("encoder_masked", "decoder_masked"):
+                masks[name][row, inner] = feature[name]
+        arrays = {"input_ids": ids, "lengths": lengths, **masks}
+        return {name: torch.from_numpy(values) for name, values in arrays.items()}
+
+
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that stand before and after a text."""
+    probe = tokenizer(["a"])
+    kinds = probe.sequence_ids(0)
+    first, last = kinds.index(0), len(kinds) - 1 - kinds[::-1].index(0)
+    ids = probe["input_ids"][0]
+    return ids[:first], ids[last + 1 :]
+
+
+class BottleneckModel(PreTrainedModel):
+    """An encoder with a masked-language-model head, and a decoder that gets one vector of it.
+
+    The decoder has layers of its own; word embeddings and head are the encoder's. Passages lie end to end.
+
+    Args:
+        encoder: an `AutoModelForMaskedLM` of one of `KINDS`.
+        mask_token_id: what masked tokens become, always (SimLM).
+        bottleneck: one of `BOTTLENECKS`.
+        decoder_layers: copies of the encoder's last layers.
+
+    Raises:
+        InputError: another architecture, or more decoder layers than the encoder has.
+    """
+
+    _supports_sdpa = supports_gradient_checkpointing = True  # as its parts do
+
+    def __init__(self, encoder: PreTrainedModel, mask_token_id: int, bottleneck: str = "cls", decoder_layers: int = 2):
+        super().__init__(copy.deepcopy(encoder.config))
+        kind = encoder.config.model_type
+        if kind not in KINDS:
+            raise InputError(f"{encoder.name_or_path}: its model_type is {kind!r}; choices: {', '.join(KINDS)}")
+        layers = encoder.get_submodule(LAYERS[kind])
+        if decoder_layers > len(layers):
+            raise InputError(f"decoder_layers is {decoder_layers}, but the encoder has {len(layers)}")
+        use_packed_attention(encoder)
+        self.encoder, self.mask_token_id, self.bottleneck = encoder, mask_token_id, bottleneck
+        copied = [] if bottleneck == "none" else layers[-decoder_layers:]
+        self.decoder = torch.nn.ModuleList(copy.deepcopy(layer) for layer in copied)
+        tied = encoder.all_tied_weights_keys.items()
+        self.all_tied_weights_keys = {f"encoder.{name}": f"encoder.{source}" for name, source in tied}
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[rows, hidden size] to [rows, vocabulary] logits."""
+        (head,) = (part for part in self.encoder.children() if part is not self.encoder.base_model)
+        return head(hidden).float()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        lengths: torch.Tensor,
+        text: torch.Tensor,
+        encoder_masked: torch.Tensor,
+        decoder_masked: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Sums, in nats, of the cross-entropies of the masked tokens. Arguments as in `PassageCollator`.
+
+        Returns:
+            `encoder_loss` and `decoder_loss`, scalars; the latter is 0 without a bottleneck.
+        """
+        real = torch.arange(input_ids.shape[1], device=lengths.device) < lengths[:, None]
+        hidden = self.encode(input_ids.masked_fill(encoder_masked, self.mask_token_id), lengths)
+        losses = {"encoder_loss": self._loss(hidden, input_ids[real], encoder_masked[real])}
+        if self.bottleneck == "none":
+            return {**losses, "decoder_loss": torch.zeros_like(losses["encoder_loss"])}
+        vectors = self.vectors(hidden, lengths, text[real])
+        decoded = self.decode(vectors, input_ids.masked_fill(decoder_masked, self.mask_token_id), lengths)
+        return {**losses, "decoder_loss": self._loss(decoded, input_ids[real], decoder_masked[real])}
+
+    def encode(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """[tokens of all passages, hidden size] what the encoder makes of [passages, tokens] ids."""
+        return self.encoder.base_model(**self._packed(input_ids, lengths)).last_hidden_state[0]
+
+    def vectors(self, hidden: torch.Tensor, lengths: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        r"""[passages, hidden size] the bottleneck.
+
+        `cls`: each first token's vector. `lexicon` (Shen et al. 2022, LexMAE), with the logits s of the encoder's head
+        and the word embeddings E, through which no gradient flows:
+
+        .. math:: b = \mathrm{softmax}\Big(\max_{i \in \text{text}} s_i\Big)\, E
+
+        Args:
+            hidden: [tokens of all passages, hidden size].
+            lengths: [passages].
+            text: [tokens of all passages], False for a special token.
+        """
+        if self.bottleneck == "cls":
+            return hidden[lengths.cumsum(0) - lengths]
+        logits = self.head(hidden).masked_fill(~text[:, None], -torch.inf)
+        highest = torch.stack([passage.amax(dim=0) for passage in logits.split(lengths.tolist())])
+        return highest.softmax(dim=-1) @ self.encoder.get_input_embeddings().weight.detach()
+
+    def decode(self, vectors: torch.Tensor, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """[tokens of all passages, hidden size] from the decoder's ids, its first tokens replaced by the vectors."""
+        inputs = self._packed(input_ids, lengths)
+        places = {name: inputs.pop(name) for name in ("input_ids", "position_ids")}
+        hidden = self.encoder.base_model.embeddings(**places)
+        hidden = hidden.index_copy(1, lengths.cumsum(0) - lengths, vectors[None].to(hidden.dtype))
+        for layer in self.decoder:
+            hidden = layer(hidden, **inputs)
+        return hidden[0]
+
+    def _packed(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> dict[str, Any]:
+        real = torch.arange(input_ids.shape[1], device=lengths.device) < lengths[:, None]
+        return packed({"input_ids": input_ids}, lengths, real, self.config)
+
+    def _loss(self, hidden: torch.Tensor, ids: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        logits = self.head(hidden[masked])  # nothing but the masked rows meets the vocabulary
+        return torch.nn.functional.cross_entropy(logits, ids[masked], reduction="sum")
+
+
+class PretrainingTrainer(Trainer):
+    """Trains a `BottleneckModel` on `Passages`.
+
+    Each of the two losses is the mean over the masked tokens of a whole optimiser step, so that batch size,
+    accumulation steps and processes may be exchanged.
+
+    Args:
+        model: see there.
+        args: the configuration.
+        train_dataset: passages.
+        data_collator: makes the batches.
+        kwargs: anything else that `Trainer` takes.
+    """
+
+    loss_is_scaled_for_ga = True  # by the number of masked tokens
+
+    def __init__(
+        self,
+        model: BottleneckModel,
+        args: PretrainingConfig,
+        train_dataset: Passages,
+        data_collator: PassageCollator,
+        **kwargs: Any,
+    ):
+        args.remove_unused_columns = False
+        if args.dropout is not None:
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = args.dropout
+        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator, **kwargs)
+        self._begin_line()
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        args = self.args
+        whole_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return EpochSampler(len(self.train_dataset), whole_batch, args.seed)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
+        """[2] tokens masked for the encoder and for the decoder, over accumulation steps and processes."""
+        counts = sum(torch.stack([b["encoder_masked"].sum(), b["decoder_masked"].sum()]) for b in batch_samples)
+        return self.accelerator.reduce(counts.to(device))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """This batch's share of both means; their sum over batches and mean over processes is the loss."""
+        if num_items_in_batch is None:
+            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
+        losses = model(**inputs)
+        both = torch.stack([losses["encoder_loss"], losses["decoder_loss"]])
+        counts = torch.stack([inputs["encoder_masked"].sum(), inputs["decoder_masked"].sum()])
+        self.sums += torch.cat([both.detach(), counts, inputs["lengths"].sum()[None]]).double()
+        # gradients are averaged over processes
+        loss = (both / num_items_in_batch).sum() * self.accelerator.num_processes
+        return (loss, losses) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add to each line about training both losses, nats a masked token, and the tokens a second."""
+        if "loss" in logs:
+            sums, seconds = self.accelerator.reduce(self.sums).tolist(), time.perf_counter() - self.started
+            figures = {"encoder_loss": sums[0] / max(1, sums[2]), "decoder_loss": sums[1] / max(1, sums[3])}
+            logs = {**logs, **figures, "tokens_per_second": round(sums[4] / seconds, 1)}
+            self._begin_line()
+        super().log(logs, start_time)
+
+    def _begin_line(self) -> None:
+        # losses of encoder and decoder, their masked tokens, all tokens
+        self.sums = torch.zeros(5, dtype=torch.float64, device=self.args.device)
+        self.started = time.perf_counter()
+
+
+def load_encoder(
+    model: str | os.PathLike, revision: str | None = None, fresh: Mapping[str, int] | None = None, seed: int = 42
+) -> PreTrainedModel:
+    """A masked language model in float32: a model's weights, or fresh ones of other sizes.
+
+    Args:
+        model: folder or Hub id; an encoder without such a head gets a fresh one, tied to its word embeddings.
+        revision: commit of a Hub model.
+        fresh: values of the model's configuration, such as num_hidden_layers; if any are given, no weight is loaded.
+        seed: of fresh weights.
+
+    Raises:
+        InputError: the model cannot be read, or its configuration has no whole number of that name.
+    """
+    set_seed(seed)
+    source = os.fspath(model)
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        if not fresh:
+            return AutoModelForMaskedLM.from_pretrained(source, revision=revision, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source}: {str(error).strip().splitlines()[0]}") from None
+    sizes = {name: value for name, value in config.to_dict().items() if type(value) is int}
+    for name, value in fresh.items():
+        if name not in sizes:
+            raise InputError(f"fresh: {source} has no size {name!r}; choices: {', '.join(sorted(sizes))}")
+        setattr(config, name, value)
+    return AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+
+
+def longest_passage(config: Any) -> int:
+    """Tokens that an encoder of this configuration has positions for, special tokens included."""
+    offset = config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING_ID else 0
+    return config.max_position_embeddings - offset
+
+
+def save_encoder(
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | os.PathLike,
+    max_length: int,
+    pooling: str = "cls",
+) -> None:
+    """Write an encoder that transformers' AutoModel classes and sentence-transformers load.
+
+    The masked-language-model head is kept: SPLADE starts from it, others leave it out.
+
+    Args:
+        encoder: the pre-trained one, without its decoder.
+        tokenizer: its tokenizer.
+        folder: where to.
+        max_length: tokens of a text, as sentence-transformers cuts it.
+        pooling: how sentence-transformers makes one vector: `cls`, the one that a decoder was given, or `mean`.
+    """
+    folder = Path(folder)
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    _write_json(
+        folder / "modules.json",
+        [
+            {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
+            for number, (path, name) in enumerate(modules)
+        ],
+    )
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    size = encoder.config.hidden_size
+    chosen = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"}
+    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": size, **chosen})
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,122 @@
+"""Pretrain: an encoder learns to put a passage into one vector, from passages alone (ED-MLM).
+
+    accelerate launch recipes/pretrain.py --collection C --model M --output_dir D
+
+D is an encoder that train_retriever.py, distil.py and train_ranker.py take as --model, and that transformers and
+sentence-transformers load. --bottleneck lexicon is LexMAE's, for SPLADE. --fresh num_hidden_layers=4 hidden_size=256
+... starts from fresh weights of those sizes. Minutes for small encoders and thousands of passages on two CPU cores; a
+killed run goes on from its last checkpoint when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+
+from r2anker_hf.collection import Collection, load_collection
+from r2anker_hf.config import run_recipe
+from r2anker_hf.pretraining import (
+    POOLINGS,
+    BottleneckModel,
+    PassageCollator,
+    Passages,
+    PretrainingConfig,
+    PretrainingTrainer,
+    load_encoder,
+    longest_passage,
+    save_encoder,
+)
+from r2anker_hf.records import InputError
+from r2anker_hf.stage import reference, run_stage
+from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens
+
+
+@dataclass
+class EncoderConfig:
+    collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
+    model: str = field(
+        default="google-bert/bert-base-uncased", metadata={"help": "Encoder to start from: a folder or Hub id."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
+    fresh: dict[str, int] = field(
+        default_factory=dict,
+        metadata={"help": "Take of the model its tokenizer and configuration alone, with these sizes."},
+    )
+    max_length: int = field(default=144, metadata={"help": "Tokens of a passage; the rest is cut off (section C)."})
+    pooling: str | None = field(
+        default=None,
+        metadata={"help": "Of the saved encoder, cls or mean; default cls with bottleneck cls, else mean."},
+    )
+    split: str = field(
+        default="train", metadata={"help": "Any split that the collection has; passages alone are read."}
+    )
+    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
+    use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})
+    collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
+
+    def __post_init__(self):
+        if self.pooling not in (None, *POOLINGS):
+            raise InputError(f"no pooling {self.pooling!r}; choices: {', '.join(POOLINGS)}")
+
+
+def main(config: EncoderConfig, training: PretrainingConfig) -> None:
+    collection = load_collection(
+        config.collection, config.split, config.revision, config.use_titles, **config.collection_options
+    )
+    inputs = {
+        "collection": f"{collection.name}@{collection.revision}",
+        "model": reference(config.model, config.model_revision),
+    }
+    run_stage((config, training), training.output_dir, inputs, partial(pretrain, config, training, collection))
+
+
+def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Collection, folder: Path) -> None:
+    """Train, and save the encoder; the decoder is thrown away. Without epochs the encoder is saved as it came."""
+    encoder = load_encoder(config.model, config.model_revision, config.fresh, training.seed)
+    tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.model_revision)
+    check_limits(config, longest_passage(encoder.config), tokenizer)
+    model = BottleneckModel(encoder, tokenizer.mask_token_id, training.bottleneck, training.decoder_layers)
+    training.output_dir = str(folder / "checkpoints")
+    with training.main_process_first():
+        tokens = tokenised(config, collection, tokenizer, folder / "tokens")
+    trainer = PretrainingTrainer(
+        model, training, Passages(tokens, training), PassageCollator(tokenizer), processing_class=tokenizer
+    )
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    if training.num_train_epochs or training.max_steps > 0:
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")))
+    if trainer.is_world_process_zero():
+        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        pooling = config.pooling or ("cls" if training.bottleneck == "cls" else "mean")
+        save_encoder(encoder, tokenizer, folder, config.max_length, pooling)
+        for name in ("checkpoints", "tokens"):
+            shutil.rmtree(folder / name)
+
+
+def check_limits(config: EncoderConfig, places: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer without [MASK], and passages that the encoder has no positions for."""
+    if not tokenizer.is_fast or tokenizer.mask_token is None or tokenizer.pad_token is None:
+        raise InputError(f"{config.model}: needs a fast tokenizer with a mask token and a padding token")
+    special = tokenizer.num_special_tokens_to_add()
+    if not special < config.max_length <= places:
+        raise InputError(f"max_length is {config.max_length}; choose {special + 1} to {places} for {config.model}")
+
+
+def tokenised(
+    config: EncoderConfig, collection: Collection, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> Tokens:
+    """Token ids of all passages, made once."""
+    corpus = collection.corpus
+    blocks = (corpus.texts(start, start + TEXTS_AT_ONCE) for start in range(0, len(corpus), TEXTS_AT_ONCE))
+    limit = config.max_length - tokenizer.num_special_tokens_to_add()
+    return Tokens.build((), chain.from_iterable(blocks), tokenizer, folder, limit)
+
+
+if __name__ == "__main__":
+    run_recipe(main, EncoderConfig, PretrainingConfig)

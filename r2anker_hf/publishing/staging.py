@@ -42,6 +42,8 @@ MODEL_FILES = (
     *("[0-9]_*/config.json", "[0-9]_*/model.safetensors"),
 )
 """What is taken from a model's folder: nothing else is copied, whatever lies there."""
+QUOTING = {"negatives": ("README.md", AUDIT_FILE)}
+"""Files that show passages of the collection."""
 
 
 @dataclass
@@ -150,7 +152,7 @@ def stage(
             training = _stage_negatives(folder, partial, repo_id, stated)
         else:
             training = _stage_model(kind, folder, partial, repo_id, Path(report) if report else None, stated)
-        refuse(findings(partial, this_machine(folder), training))
+        refuse(findings(partial, this_machine(folder), training, QUOTING.get(kind, ())))
         _publish(kind, repo_id, partial)
         shutil.rmtree(into, ignore_errors=True)
         os.replace(partial, into)

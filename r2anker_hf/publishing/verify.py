@@ -24,7 +24,7 @@ from . import cards, evidence
 from .golden import check_golden
 from .lint import Machine, findings
 from .provenance import PINNED
-from .staging import FORMAT, KINDS, PUBLICATION_FILE
+from .staging import FORMAT, KINDS, PUBLICATION_FILE, QUOTING
 
 IGNORED = (".gitattributes", ".cache/")  # the Hub's own, and what a download leaves
 
@@ -57,7 +57,8 @@ def verify_folder(folder: str | os.PathLike, online: bool = True) -> Iterator[Li
     publication = read_publication(folder)
     kind = publication["kind"]
     yield Line("files: names and sha256", _hashes(folder, publication))
-    found = [line for line in findings(folder, Machine(), links=True) if not line.startswith(IGNORED)]
+    found = findings(folder, Machine(), quoting=QUOTING.get(kind, ()), links=True)
+    found = [line for line in found if not line.startswith(IGNORED)]
     yield Line("files: no pickle, code or token", found)
     if kind == "negatives":
         yield Line("rows: counted again", _attempt(_negatives_counts, folder))

@@ -217,3 +217,5 @@ def test_arguments_that_make_no_sense(finished, tmp_path):
         with pytest.raises(InputError, match=reason):
             stage(*arguments, into=tmp_path / into)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="benchmark is 'owner/bench', but is written owner/name#task_id"):
+        Stated(benchmark="owner/bench")

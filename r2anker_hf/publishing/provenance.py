@@ -134,22 +134,29 @@ def negatives_of(stage: Stage, stated: str | None) -> TrainingData:
             raise InputError(f"{name}: has changed since {stage.folder} was trained on it")
     else:
         name, revision = pinned(name, stage.folder / PROVENANCE_FILE, "--negatives")
+    if Path(given).is_dir() and name != given:
+        if _files(given, "") != _files(name, revision):
+            raise InputError(f"negatives: {stated} are others than {given}, which {stage.folder} was trained on")
+    split = stage.config.get("negatives_split", "train")
+    texts = _candidate_texts(name, split, None if revision.startswith(_LOCAL) else revision)
+    return TrainingData(negatives_facts(name, revision), texts)
+
+
+def negatives_facts(name: str, revision: str) -> dict[str, Any]:
+    """What a card says of candidates, out of their manifest and audit.
+
+    Raises:
+        InputError: they cannot be read there.
+    """
     folder = _facts_folder(name, revision)
     manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    if Path(given).is_dir() and name != given:
-        own = json.loads((Path(given) / MANIFEST_FILE).read_text(encoding="utf-8"))
-        if own["files"] != manifest["files"]:
-            raise InputError(f"negatives: {stated} are others than {given}, which {stage.folder} was trained on")
     audit = folder / AUDIT_FILE
-    facts = {
+    return {
         "name": f"candidates mined from {manifest['collection']['name']}" if revision.startswith(_LOCAL) else name,
         "revision": revision,
         **{key: manifest.get(key) for key in ("licence", "collection", "use_titles", "depth", "splits")},
         "audit": _without_cases(json.loads(audit.read_text(encoding="utf-8"))) if audit.exists() else None,
     }
-    split = stage.config.get("negatives_split", "train")
-    hub = None if revision.startswith(_LOCAL) else revision
-    return TrainingData(facts, _candidate_texts(name, split, hub))
 
 
 def collection_of(stage: Stage) -> TrainingData:
@@ -211,6 +218,10 @@ def _facts_folder(name: str, revision: str) -> Path:
     if not (Path(folder) / MANIFEST_FILE).is_file():
         raise InputError(f"{name}@{revision}: holds no {MANIFEST_FILE}")
     return Path(folder)
+
+
+def _files(name: str, revision: str) -> Mapping[str, Any]:
+    return json.loads((_facts_folder(name, revision) / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
 
 
 def _candidate_texts(source: str, split: str, revision: str | None) -> Iterator[str]:

@@ -78,10 +78,14 @@ class Stated:
         default=None, metadata={"help": "owner/name#task_id of a Hub benchmark, for a file in .eval_results."}
     )
     purpose: str | None = field(default=None, metadata={"help": "What it is for and for whom, one sentence or two."})
-    watts: float | None = field(default=None, metadata={"help": "Power of a device in training, for the carbon."})
+    watts: float | None = field(default=None, metadata={"help": "Power of a device in training, for its carbon."})
     grams_per_kwh: float | None = field(
-        default=None, metadata={"help": "CO2 of a kilowatt-hour where it was trained."}
+        default=None, metadata={"help": "Grams of CO2 a kilowatt-hour where it was trained."}
     )
+
+    def __post_init__(self):
+        if self.benchmark and not re.fullmatch(r"[\w.-]+/[\w.-]+#[\w.-]+", self.benchmark):
+            raise InputError(f"benchmark is {self.benchmark!r}, but is written owner/name#task_id")
 
 
 @dataclass(frozen=True)

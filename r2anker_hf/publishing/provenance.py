@@ -33,6 +33,7 @@ SETTINGS = (
     *("max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
     *("mixed_precision", "bf16", "dev_split", "dev_measure", "dev_depth", "seed"),
 )
+_OF_SPLADE = ("head_steps", "query_flops", "document_flops")
 # Not worth a line of a card: they say that an option was not used.
 _UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": "train"}
 
@@ -49,7 +50,9 @@ class Stage:
         """What may be published of it."""
         kept = ("recipe", "git_commit", "packages", "python", "hardware", "seconds_of_last_launch")
         used = [key for key in SETTINGS if self.config.get(key) not in (None, {}, [], "", _UNUSED.get(key))]
-        settings = {key: self.config[key] for key in used if key != "bf16" or "mixed_precision" not in used}
+        hidden = _OF_SPLADE if self.config.get("retriever") == "dense" else ()
+        hidden += ("bf16",) if "mixed_precision" in used else ()
+        settings = {key: self.config[key] for key in used if key not in hidden}
         return {
             **{key: self.record[key] for key in kept if key in self.record},
             "inputs": {name: _public_input(value) for name, value in self.record["inputs"].items()},

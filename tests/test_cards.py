@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 from huggingface_hub import ModelCard
+from published_toy import run
 
 from r2anker_hf.publishing.golden import score_ranker
 from r2anker_hf.publishing.staging import Stated, stage
+from r2anker_hf.publishing.verify import check_folder
 from r2anker_hf.report import read_report
 
 
@@ -140,13 +142,22 @@ def retriever(finished, tiny_model, tmp_path_factory):
     config = {"collection": str(finished / "toy"), "model": str(tiny_model), "retriever": "dense", "split": "train"}
     config |= {"revision": None, "use_titles": True, "collection_options": {}, "depth": 200, "negatives": None}
     (folder / "config.yaml").write_text(json.dumps(config))
+    common = {"collection": finished / "toy", "split": "test"}
+    first = {"retriever": "dense", "model": folder / "D1", "depth": 12, "output_dir": folder / "run"}
+    run("retrieve", "RetrievalConfig", **common, **first)
+    runs = [f"bm25={finished / 'test' / 'bm25' / 'run.trec'}", f"D1={folder / 'run' / 'run.trec'}"]
+    run("score", "ScoringConfig", **common, runs=runs, resamples=200, output_dir=folder / "report")
     return folder / "D1"
 
 
 def test_the_retriever_card_and_its_snippets(retriever, tmp_path, capsys):
-    folder = stage("retriever", retriever, "me/toy-dense", into=tmp_path / "dense").folder
+    report = retriever.parent / "report"
+    folder = stage("retriever", retriever, "me/toy-dense", into=tmp_path / "dense", report=report).folder
+    assert check_folder(folder) == []
     card = (folder / "README.md").read_text()
+    assert "| D1 (this model) |" in card and "| D1 | bm25 | MRR@10 |" in card and "not hand over" not in card
     data = ModelCard(card).data
+    assert {result.task_type for result in data.eval_results} == {"information-retrieval"}
     assert data.pipeline_tag == "sentence-similarity" and "dense" in data.tags
     assert "33 queries of split `train`. Negatives: BM25's top documents, down to rank 200." in card
     found = []

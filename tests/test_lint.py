@@ -90,6 +90,13 @@ def test_what_only_looks_so_passes(tmp_path):
     assert lint(tmp_path, [ROW]) == []
 
 
+def test_a_quoted_passage_may_hold_an_example_of_a_path(tmp_path):
+    plant(tmp_path, "README.md", "negative d1: open('/home/user/x') on blackbird")
+    assert len(lint(tmp_path)) == 2 and findings(tmp_path, MACHINE, quoting=["README.md"]) == []
+    plant(tmp_path, "README.md", f"negative d1: {TOKEN} in {MACHINE.paths[0]}/out")
+    assert len(findings(tmp_path, MACHINE, quoting=["README.md"])) == 2
+
+
 def test_a_token_across_the_border_of_two_pieces_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr("r2anker_hf.publishing.lint._PIECE", 64)
     for start in range(20, 64, 7):

@@ -31,9 +31,10 @@ def copy(finished, tmp_path):
     return tmp_path
 
 
-def restage(copy, **options):
-    stated = Stated(**{"systems": ["ranker"], **options})
-    return stage("ranker", copy / "ranker", "me/toy", into=copy / "staged", report=copy / "report", stated=stated)
+def restage(copy, measured=True, **options):
+    options = {"systems": ["ranker"], **options} if measured else options
+    report = copy / "report" if measured else None
+    return stage("ranker", copy / "ranker", "me/toy", into=copy / "staged", report=report, stated=Stated(**options))
 
 
 def edit_json(path, change):
@@ -89,29 +90,29 @@ def test_other_files_of_the_source_stay_behind(copy):
     (copy / "ranker" / "notes.txt").write_text(PLANTED)
     (copy / "ranker" / "runs").mkdir()
     (copy / "ranker" / "runs" / "events").write_text("x")
-    names = restage(copy).files
+    names = restage(copy, measured=False).files
     assert not any("notes" in name or "events" in name or name.endswith("config.yaml") for name in names)
 
 
 def test_a_planted_token_is_refused_and_nothing_is_left(copy):
     edit_json(copy / "ranker" / "config.json", lambda config: config.update(note=PLANTED))
     with pytest.raises(InputError, match="^config.json: holds a Hugging Face token$"):
-        restage(copy)
+        restage(copy, measured=False)
     assert not (copy / "staged").exists()
 
 
 def test_a_planted_pickle_local_path_and_training_row_are_refused(copy):
     (copy / "ranker" / "optimizer.pt").write_bytes(b"x")
     with pytest.raises(InputError, match=r"optimizer.pt: is a pickle .* remove it$"):
-        restage(copy)
+        restage(copy, measured=False)
     (copy / "ranker" / "optimizer.pt").unlink()
     edit_json(copy / "ranker" / "config.json", lambda config: config.update(note="/home/ann/model"))
     with pytest.raises(InputError, match="^config.json: holds a local path, '/home/ann/model'$"):
-        restage(copy)
+        restage(copy, measured=False)
     row = "Which function of the river returns the file, and not red?"
     edit_json(copy / "ranker" / "config.json", lambda config: config.update(note=row))
     with pytest.raises(InputError, match="^config.json: holds a training row, 'which function of the river"):
-        restage(copy)
+        restage(copy, measured=False)
 
 
 def test_a_stale_figure_is_refused(copy):
@@ -134,7 +135,7 @@ def test_a_run_that_changed_since_is_refused(copy, finished):
 
 def test_a_run_of_another_model_is_refused(copy):
     edit_json(copy / "ranker" / "config.json", lambda config: config.update(layer_norm_eps=1e-5))
-    with pytest.raises(InputError, match="run.trec: was made by another model than .*ranker, as its provenance.json"):
+    with pytest.raises(InputError, match="run.trec: was made by another model than .*ranker, or files there changed"):
         restage(copy)
     with pytest.raises(InputError, match=r"made none of the report's runs \(bm25, dense, ranker\)"):
         restage(copy, systems=[])
@@ -216,3 +217,5 @@ def test_arguments_that_make_no_sense(finished, tmp_path):
         with pytest.raises(InputError, match=reason):
             stage(*arguments, into=tmp_path / into)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="benchmark is 'owner/bench', but is written owner/name#task_id"):
+        Stated(benchmark="owner/bench")

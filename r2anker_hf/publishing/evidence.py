@@ -256,7 +256,7 @@ def _own_systems(
     for name in stated:
         report.system(name)
         if makers[name] not in (None, digest):
-            raise InputError(f"{runs[name]}: was made by another model than {model}, as its {PROVENANCE_FILE} says")
+            raise InputError(f"{runs[name]}: was made by another model than {model}, or files there changed since")
     found = tuple(stated) or tuple(name for name, maker in makers.items() if maker == digest)
     if not found:
         names = ", ".join(makers)

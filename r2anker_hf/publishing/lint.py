@@ -7,7 +7,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,7 +74,11 @@ def this_machine(*folders: str | os.PathLike) -> Machine:
 
 
 def findings(
-    folder: str | os.PathLike, machine: Machine | None = None, training: Iterable[str] = (), links: bool = False
+    folder: str | os.PathLike,
+    machine: Machine | None = None,
+    training: Iterable[str] = (),
+    quoting: Collection[str] = (),
+    links: bool = False,
 ) -> list[str]:
     """Everything in a folder that must not be published.
 
@@ -82,6 +86,7 @@ def findings(
         folder: what is to be published, whole.
         machine: what gives it away; default this one.
         training: texts of training rows, none of which may stand in a card or a configuration; read once.
+        quoting: files that quote passages, in which "/home/..." is an example, as it is in data.
         links: whether a link may stand for a file, as in the cache that the Hub's files are downloaded into.
 
     Returns:
@@ -92,8 +97,10 @@ def findings(
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     found = []
     for path in paths:
-        lines = ["is a link"] if path.is_symlink() and not links else _of_file(path, machine)
-        found += [f"{path.relative_to(folder).as_posix()}: {line}" for line in lines]
+        name = path.relative_to(folder).as_posix()
+        is_data = _is_data(path) or name in quoting
+        lines = ["is a link"] if path.is_symlink() and not links else _of_file(path, machine, is_data)
+        found += [f"{name}: {line}" for line in lines]
     return found + _training_rows(folder, [path for path in paths if path.is_file()], training)
 
 
@@ -119,14 +126,14 @@ def refuse_pickles(folder: str | os.PathLike) -> None:
 _PICKLE = "is a pickle or an archive that may hold one, which can run code when it is loaded"
 
 
-def _of_file(path: Path, machine: Machine) -> Iterator[str]:
+def _of_file(path: Path, machine: Machine, is_data: bool) -> Iterator[str]:
     if path.suffix in PICKLE_SUFFIXES or _is_pickle(path):
         yield _PICKLE
     elif path.suffix not in SUFFIXES:
         yield f"is no file that is published; those end in {', '.join(SUFFIXES)}"
     else:
         yield from _malformed(path, machine)
-        yield from dict.fromkeys(line for piece in _pieces(path) for line in _in_piece(piece, machine, _is_data(path)))
+        yield from dict.fromkeys(line for piece in _pieces(path) for line in _in_piece(piece, machine, is_data))
 
 
 def _is_pickle(path: Path) -> bool:

@@ -33,6 +33,7 @@ SETTINGS = (
     *("max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
     *("mixed_precision", "bf16", "dev_split", "dev_measure", "dev_depth", "seed"),
 )
+_OF_SPLADE = ("head_steps", "query_flops", "document_flops")
 # Not worth a line of a card: they say that an option was not used.
 _UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": "train"}
 
@@ -49,7 +50,9 @@ class Stage:
         """What may be published of it."""
         kept = ("recipe", "git_commit", "packages", "python", "hardware", "seconds_of_last_launch")
         used = [key for key in SETTINGS if self.config.get(key) not in (None, {}, [], "", _UNUSED.get(key))]
-        settings = {key: self.config[key] for key in used if key != "bf16" or "mixed_precision" not in used}
+        hidden = _OF_SPLADE if self.config.get("retriever") == "dense" else ()
+        hidden += ("bf16",) if "mixed_precision" in used else ()
+        settings = {key: self.config[key] for key in used if key not in hidden}
         return {
             **{key: self.record[key] for key in kept if key in self.record},
             "inputs": {name: _public_input(value) for name, value in self.record["inputs"].items()},
@@ -134,22 +137,29 @@ def negatives_of(stage: Stage, stated: str | None) -> TrainingData:
             raise InputError(f"{name}: has changed since {stage.folder} was trained on it")
     else:
         name, revision = pinned(name, stage.folder / PROVENANCE_FILE, "--negatives")
+    if Path(given).is_dir() and name != given:
+        if _files(given, "") != _files(name, revision):
+            raise InputError(f"negatives: {stated} are others than {given}, which {stage.folder} was trained on")
+    split = stage.config.get("negatives_split", "train")
+    texts = _candidate_texts(name, split, None if revision.startswith(_LOCAL) else revision)
+    return TrainingData(negatives_facts(name, revision), texts)
+
+
+def negatives_facts(name: str, revision: str) -> dict[str, Any]:
+    """What a card says of candidates, out of their manifest and audit.
+
+    Raises:
+        InputError: they cannot be read there.
+    """
     folder = _facts_folder(name, revision)
     manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    if Path(given).is_dir() and name != given:
-        own = json.loads((Path(given) / MANIFEST_FILE).read_text(encoding="utf-8"))
-        if own["files"] != manifest["files"]:
-            raise InputError(f"negatives: {stated} are others than {given}, which {stage.folder} was trained on")
     audit = folder / AUDIT_FILE
-    facts = {
+    return {
         "name": f"candidates mined from {manifest['collection']['name']}" if revision.startswith(_LOCAL) else name,
         "revision": revision,
         **{key: manifest.get(key) for key in ("licence", "collection", "use_titles", "depth", "splits")},
         "audit": _without_cases(json.loads(audit.read_text(encoding="utf-8"))) if audit.exists() else None,
     }
-    split = stage.config.get("negatives_split", "train")
-    hub = None if revision.startswith(_LOCAL) else revision
-    return TrainingData(facts, _candidate_texts(name, split, hub))
 
 
 def collection_of(stage: Stage) -> TrainingData:
@@ -211,6 +221,10 @@ def _facts_folder(name: str, revision: str) -> Path:
     if not (Path(folder) / MANIFEST_FILE).is_file():
         raise InputError(f"{name}@{revision}: holds no {MANIFEST_FILE}")
     return Path(folder)
+
+
+def _files(name: str, revision: str) -> Mapping[str, Any]:
+    return json.loads((_facts_folder(name, revision) / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
 
 
 def _candidate_texts(source: str, split: str, revision: str | None) -> Iterator[str]:

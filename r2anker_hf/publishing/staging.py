@@ -42,6 +42,8 @@ MODEL_FILES = (
     *("[0-9]_*/config.json", "[0-9]_*/model.safetensors"),
 )
 """What is taken from a model's folder: nothing else is copied, whatever lies there."""
+QUOTING = {"negatives": ("README.md", AUDIT_FILE)}
+"""Files that show passages of the collection."""
 
 
 @dataclass
@@ -76,10 +78,14 @@ class Stated:
         default=None, metadata={"help": "owner/name#task_id of a Hub benchmark, for a file in .eval_results."}
     )
     purpose: str | None = field(default=None, metadata={"help": "What it is for and for whom, one sentence or two."})
-    watts: float | None = field(default=None, metadata={"help": "Power of a device in training, for the carbon."})
+    watts: float | None = field(default=None, metadata={"help": "Power of a device in training, for its carbon."})
     grams_per_kwh: float | None = field(
-        default=None, metadata={"help": "CO2 of a kilowatt-hour where it was trained."}
+        default=None, metadata={"help": "Grams of CO2 a kilowatt-hour where it was trained."}
     )
+
+    def __post_init__(self):
+        if self.benchmark and not re.fullmatch(r"[\w.-]+/[\w.-]+#[\w.-]+", self.benchmark):
+            raise InputError(f"benchmark is {self.benchmark!r}, but is written owner/name#task_id")
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ def stage(
             training = _stage_negatives(folder, partial, repo_id, stated)
         else:
             training = _stage_model(kind, folder, partial, repo_id, Path(report) if report else None, stated)
-        refuse(findings(partial, this_machine(folder), training))
+        refuse(findings(partial, this_machine(folder), training, QUOTING.get(kind, ())))
         _publish(kind, repo_id, partial)
         shutil.rmtree(into, ignore_errors=True)
         os.replace(partial, into)

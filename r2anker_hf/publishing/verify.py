@@ -23,8 +23,8 @@ from ..stage import PROVENANCE_FILE
 from . import cards, evidence
 from .golden import check_golden
 from .lint import Machine, findings
-from .provenance import PINNED
-from .staging import FORMAT, KINDS, PUBLICATION_FILE
+from .provenance import PINNED, negatives_facts
+from .staging import FORMAT, KINDS, PUBLICATION_FILE, QUOTING
 
 IGNORED = (".gitattributes", ".cache/")  # the Hub's own, and what a download leaves
 
@@ -57,7 +57,8 @@ def verify_folder(folder: str | os.PathLike, online: bool = True) -> Iterator[Li
     publication = read_publication(folder)
     kind = publication["kind"]
     yield Line("files: names and sha256", _hashes(folder, publication))
-    found = [line for line in findings(folder, Machine(), links=True) if not line.startswith(IGNORED)]
+    found = findings(folder, Machine(), quoting=QUOTING.get(kind, ()), links=True)
+    found = [line for line in found if not line.startswith(IGNORED)]
     yield Line("files: no pickle, code or token", found)
     if kind == "negatives":
         yield Line("rows: counted again", _attempt(_negatives_counts, folder))
@@ -280,6 +281,16 @@ def _sources(folder: Path, kind: str) -> Iterator[Line]:
     """Base model, data and collections that the provenance pins to commits."""
     for repo_type, name, revision in sorted(set(_pins(folder, kind))):
         yield Line(f"{repo_type} {name} at {revision[:12]} exists", _exists(repo_type, name, revision))
+    if kind == "ranker":
+        stated = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))["negatives"]
+        if PINNED.fullmatch(f"{stated['name']}@{stated['revision']}"):
+            yield Line(f"{PROVENANCE_FILE}: figures of the negatives", _attempt(_negatives_facts, stated))
+
+
+def _negatives_facts(stated: Mapping[str, Any]) -> list[str]:
+    """What the card says of the negatives, against manifest and audit of their own repository."""
+    found = negatives_facts(stated["name"], stated["revision"])
+    return [f"{key}: is another than in {stated['name']}" for key in found if stated.get(key) != found[key]]
 
 
 def _pins(folder: Path, kind: str) -> Iterator[tuple[str, str, str]]:

@@ -164,7 +164,7 @@ def parse_tables(text: str) -> list[cards.Table]:
     """All tables of a Markdown text.
 
     >>> parse_tables("| a | b |\\n|:--|--:|\\n| x | 1 |\\n")
-    [Table(header=('a', 'b'), rows=(('x', '1'),))]
+    [Table(header=('a', 'b'), rows=(('x', '1'),), words=1)]
     """
     found: list[cards.Table] = []
     for block in re.findall(r"(?:^\|.*\|[ \t]*\n?)+", text, re.MULTILINE):

@@ -40,8 +40,8 @@ class ScoringConfig:
     first_stages: dict[str, str] = field(
         default_factory=dict, metadata={"help": "Rerankings and what they reranked: ranker=bm25 ..."}
     )
-    test: Literal["randomisation", "t"] = field(
-        default="randomisation", metadata={"help": "Paired test: randomisation or t; Holm-corrected over all pairs."}
+    test: Literal["randomisation", "t-test"] = field(
+        default="randomisation", metadata={"help": "Paired test, Holm-corrected over all pairs."}
     )
     resamples: int = field(default=10_000, metadata={"help": "Of the randomisation test and the bootstrap."})
     seed: int = field(default=42, metadata={"help": "Of the same."})

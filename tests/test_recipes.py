@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
@@ -102,6 +103,27 @@ def test_every_stage_left_one_folder_with_config_and_provenance(story):
         assert provenance["inputs"] and provenance["packages"]["torch"], folder
         assert yaml.safe_load((folder / "config.yaml").read_text())["output_dir"] == str(folder)
     assert not list(out.rglob(".*partial*")) and not (out / "ranker" / "checkpoints").exists()
+
+
+def test_every_paired_test_that_score_offers_is_known(story, tmp_path):
+    out, _, _ = story
+    score = recipe("score")
+    choices = get_args(get_type_hints(score.ScoringConfig)["test"])
+    runs = {first: out / f"runs/test/{first}/run.trec" for first in ("bm25", "dense")}
+    for choice in choices:
+        options = [
+            "--collection",
+            "apidocs",
+            "--collection_options",
+            "passages=150",
+            "test=20",
+            "dev=15",
+            "--test",
+            choice,
+        ]
+        options += ["--measures", "MRR@10", "--runs", *(f"{name}={path}" for name, path in runs.items())]
+        score.main(parse_config(score.ScoringConfig, args=[*options, "--output_dir", str(tmp_path / choice)])[0])
+        assert choice in (tmp_path / choice / "report.md").read_text()
 
 
 def test_rerankings_hold_the_first_stage_s_documents(story):

@@ -48,6 +48,7 @@ def download(repo_id: str, revision: str | None) -> Path:
     """All files of a repository, a model's or a dataset's, at one commit."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.utils import httpx
 
     try:
         for repo_type in ("model", "dataset"):
@@ -58,7 +59,7 @@ def download(repo_id: str, revision: str | None) -> Path:
             if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
                 print(f"{repo_id}: {revision or 'main'} is commit {commit}")
             return Path(snapshot_download(repo_id, repo_type=repo_type, revision=commit))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, httpx.HTTPError) as error:  # no network is none of the first two
         raise InputError(f"{repo_id}: cannot be downloaded: {str(error).splitlines()[0]}") from error
     raise InputError(f"{repo_id}: no such model or dataset on the Hub, or it is not open to you")
 

@@ -143,6 +143,18 @@ def test_negatives_are_counted_and_audited_again(negatives):
     assert failures[2].startswith("README.md, line ")
 
 
+def test_a_hub_out_of_reach_is_one_line(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.utils import httpx
+
+    def unreachable(*args, **kwargs):
+        raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", unreachable)
+    with pytest.raises(InputError, match="me/ranker: cannot be downloaded: Name or service not known"):
+        recipe("verify").download("me/ranker", None)
+
+
 def test_the_recipe_says_what_fails_and_its_exit_code_too(ranker, capsys, monkeypatch):
     from r2anker_hf.config import run_recipe
 

@@ -1,6 +1,5 @@
 """The recipes run end to end with a tiny model, every YAML file parses, and bad input ends with one line, code 2."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 import yaml
+from published_toy import recipe
 
 from r2anker_hf.collection import load_collection
 from r2anker_hf.config import parse_config
@@ -54,14 +54,6 @@ def launch(command, **environment):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, **{key: str(value) for key, value in environment.items()}}
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, timeout=600)
-
-
-def recipe(stage):
-    spec = importlib.util.spec_from_file_location(stage, RECIPES / f"{stage}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[stage] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def configs(stage):

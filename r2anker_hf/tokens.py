@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from .records import InputError
 
 TEXTS_AT_ONCE = 10_000  # tokenised together, by all cores: bounds memory
 
@@ -67,6 +71,37 @@ class Tokens:
     def length(self, text_id: str) -> int:
         """Tokens of one text."""
         return len(self[text_id])
+
+
+def learn_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, blocks: Callable[[], Iterable[list[str]]], size: int
+) -> PreTrainedTokenizerBase:
+    """A WordPiece tokenizer like the given one, but with a vocabulary of the texts' own words; equal for equal texts.
+
+    Args:
+        tokenizer: normalises and splits texts, and names the special tokens.
+        blocks: gives the texts, some at a time; called twice.
+        size: tokens; fewer where the texts hold no more, more where their characters alone are more (each counts
+            twice: at the start of a word, and within one).
+
+    Raises:
+        InputError: another kind of tokenizer.
+    """
+    kind = type(tokenizer.backend_tokenizer.model).__name__ if tokenizer.is_fast else "slow"
+    if kind != "WordPiece":
+        raise InputError(
+            f"{tokenizer.name_or_path}: a vocabulary is learnt for WordPiece tokenizers alone, not {kind}"
+        )
+    normal = getattr(tokenizer.backend_tokenizer.normalizer, "normalize_str", str)
+    characters = {character for block in blocks() for text in block for character in normal(text)}
+    # the trainer would number these as it meets them in a hash table, another way every time, and break ties by that
+    pieces = sorted(f"##{character}" for character in characters if not character.isspace())
+    learnt = tokenizer.train_new_from_iterator(blocks(), size, new_special_tokens=pieces, show_progress=False)
+    state = json.loads(learnt.backend_tokenizer.to_str())
+    state["added_tokens"] = [added for added in state["added_tokens"] if added["content"] not in pieces]
+    backend = Tokenizer.from_str(json.dumps(state))
+    kept = {name: getattr(tokenizer, name) for name in ("model_max_length", "model_input_names")}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **kept, **tokenizer.special_tokens_map)
 
 
 def _tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> Iterator[list[int]]:

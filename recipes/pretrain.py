@@ -4,13 +4,16 @@
 
 D is an encoder that train_retriever.py, distil.py and train_ranker.py take as --model, and that transformers and
 sentence-transformers load. --bottleneck lexicon is LexMAE's, for SPLADE. --fresh num_hidden_layers=4 hidden_size=256
-... starts from fresh weights of those sizes. Minutes for small encoders and thousands of passages on two CPU cores; a
-killed run goes on from its last checkpoint when the same command is given again.
+... starts from fresh weights of those sizes, and with vocab_size=4096 also from a vocabulary that is learnt from the
+collection: where passages are few, most of a large one would stay untrained. Minutes for small encoders and thousands
+of passages on two CPU cores; a killed run goes on from its last checkpoint when the same command is given again.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -34,7 +37,7 @@ from r2anker_hf.pretraining import (
 )
 from r2anker_hf.records import InputError
 from r2anker_hf.stage import reference, run_stage
-from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens
+from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens, learn_vocabulary
 
 
 @dataclass
@@ -46,7 +49,10 @@ class EncoderConfig:
     model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
     fresh: dict[str, int] = field(
         default_factory=dict,
-        metadata={"help": "Take of the model its tokenizer and configuration alone, with these sizes."},
+        metadata={
+            "help": "Take of the model its tokenizer and configuration alone, with these sizes; with vocab_size the "
+            "tokenizer's vocabulary is learnt from the collection."
+        },
     )
     max_length: int = field(default=144, metadata={"help": "Tokens of a passage; the rest is cut off (section C)."})
     pooling: str | None = field(
@@ -78,8 +84,9 @@ def main(config: EncoderConfig, training: PretrainingConfig) -> None:
 
 def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Collection, folder: Path) -> None:
     """Train, and save the encoder; the decoder is thrown away. Without epochs the encoder is saved as it came."""
-    encoder = load_encoder(config.model, config.model_revision, config.fresh, training.seed)
-    tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.model_revision)
+    with training.main_process_first():
+        tokenizer = load_tokenizer(config, collection, folder / "tokenizer")
+    encoder = load_encoder(config.model, config.model_revision, fresh_sizes(config, tokenizer), training.seed)
     check_limits(config, longest_passage(encoder.config), tokenizer)
     model = BottleneckModel(encoder, tokenizer.mask_token_id, training.bottleneck, training.decoder_layers)
     training.output_dir = str(folder / "checkpoints")
@@ -95,8 +102,28 @@ def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Col
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
         pooling = config.pooling or ("cls" if training.bottleneck == "cls" else "mean")
         save_encoder(encoder, tokenizer, folder, config.max_length, pooling)
-        for name in ("checkpoints", "tokens"):
-            shutil.rmtree(folder / name)
+        for name in ("checkpoints", "tokens", "tokenizer"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def load_tokenizer(config: EncoderConfig, collection: Collection, folder: Path) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, or, where `fresh` has a `vocab_size`, one of its kind that the collection taught."""
+    tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.model_revision)
+    if "vocab_size" not in config.fresh:
+        return tokenizer
+    if not folder.is_dir():
+        unfinished = folder.with_name(".tokenizer.partial")
+        learnt = learn_vocabulary(tokenizer, partial(blocks, collection), config.fresh["vocab_size"])
+        learnt.save_pretrained(unfinished)
+        os.replace(unfinished, folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def fresh_sizes(config: EncoderConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """`fresh`, with what a learnt vocabulary came to: a small collection may not fill it."""
+    if "vocab_size" not in config.fresh:
+        return config.fresh
+    return {**config.fresh, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
 
 
 def check_limits(config: EncoderConfig, places: int, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -112,10 +139,14 @@ def tokenised(
     config: EncoderConfig, collection: Collection, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> Tokens:
     """Token ids of all passages, made once."""
-    corpus = collection.corpus
-    blocks = (corpus.texts(start, start + TEXTS_AT_ONCE) for start in range(0, len(corpus), TEXTS_AT_ONCE))
     limit = config.max_length - tokenizer.num_special_tokens_to_add()
-    return Tokens.build((), chain.from_iterable(blocks), tokenizer, folder, limit)
+    return Tokens.build((), chain.from_iterable(blocks(collection)), tokenizer, folder, limit)
+
+
+def blocks(collection: Collection) -> Iterator[list[str]]:
+    """The passages in their order, some thousands at a time."""
+    corpus = collection.corpus
+    return (corpus.texts(start, start + TEXTS_AT_ONCE) for start in range(0, len(corpus), TEXTS_AT_ONCE))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
 from r2anker_hf.records import InputError
-from r2anker_hf.tokens import Tokens, encode
+from r2anker_hf.tokens import Tokens, encode, learn_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +150,23 @@ def test_tokens_lie_on_disk_and_are_written_once(tokenizer, tmp_path, monkeypatc
     left = AutoTokenizer.from_pretrained(tokenizer.name_or_path, truncation_side="left")
     kept = Tokens.build(["c"], texts[2:3], left, tmp_path / "left", limit=3)["c"]
     assert kept.tolist() == encode(tokenizer, texts[2:3])[0][-3:]
+
+
+def test_a_learnt_vocabulary_is_the_texts_own_and_always_the_same(tokenizer, tmp_path):
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("abcdeé"), random.integers(2, 9))) for _ in range(300)]
+    texts = [" ".join(random.choice(words, 12)) for _ in range(200)] + ["##b and [MASK]"]
+    learnt = [learn_vocabulary(tokenizer, lambda: [texts[:90], texts[90:]], 400) for _ in range(4)]
+    assert len(learnt[0]) == 400
+    assert sum(len(learnt[0].tokenize(word)) for word in words) < 2 * len(words)  # words, and halves of them
+    assert all(other.get_vocab() == learnt[0].get_vocab() for other in learnt[1:])  # the trainer's own order varies
+    learnt[0].save_pretrained(tmp_path)
+    for made in (learnt[0], AutoTokenizer.from_pretrained(tmp_path)):
+        assert made.special_tokens_map == tokenizer.special_tokens_map and len(made) == 400
+        ids = made("##b and [MASK]")["input_ids"]
+        assert made.unk_token_id not in ids and ids.count(made.mask_token_id) == 1  # pieces are no special tokens
+        first, second = (word.replace("é", "e") for word in words[:2])  # as an uncased tokenizer reads them
+        assert made.decode(made(first, second)["input_ids"]) == f"[CLS] {first} [SEP] {second} [SEP]"
+        assert list(made("a", "b")) == list(tokenizer("a", "b"))
+    with pytest.raises(InputError, match="WordPiece tokenizers alone, not BPE"):
+        learn_vocabulary(_tokenizers(tokenizer)["roberta"], lambda: [texts], 400)

@@ -324,8 +324,22 @@ def test_a_killed_pre_training_ends_with_the_bytes_of_one_that_was_not_and_retri
     assert weights[0] == (tmp_path / "same" / "model.safetensors").read_bytes()  # without epochs, as it came
     files = {path.name for path in (tmp_path / "whole").iterdir()}
     assert {"config.json", "tokenizer.json", "modules.json", "trainer_state.json", "provenance.json"} <= files
-    assert not files & {"checkpoints", "tokens"}
+    assert not files & {"checkpoints", "tokens", "tokenizer"}
     options = ["--retriever", "dense", "--model", tmp_path / "whole", "--depth", 5, "--output_dir", tmp_path / "run"]
+    run_here("retrieve", *collection, *options)
+    assert len(Run.read_trec(tmp_path / "run" / "run.trec")) == 12
+
+
+def test_fresh_weights_can_have_the_collection_s_own_vocabulary(toy, tiny_model, tmp_path):
+    _, collection = toy
+    sizes = ["--fresh", "vocab_size=200", "num_hidden_layers=2", "--max_length", 40, "--num_train_epochs", 1]
+    options = [*collection, "--model", tiny_model, *sizes, "--mixed_precision", "no", "--use_cpu", "true"]
+    run_here("pretrain", *options, "--report_to", "none", "--output_dir", tmp_path / "encoder")
+    config = json.loads((tmp_path / "encoder" / "config.json").read_text())
+    vocabulary = json.loads((tmp_path / "encoder" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert config["vocab_size"] == len(vocabulary) <= 200 and config["pad_token_id"] == vocabulary["[PAD]"]
+    assert not {path.name for path in (tmp_path / "encoder").iterdir()} & {"checkpoints", "tokens", "tokenizer"}
+    options = ["--retriever", "dense", "--model", tmp_path / "encoder", "--depth", 5, "--output_dir", tmp_path / "run"]
     run_here("retrieve", *collection, *options)
     assert len(Run.read_trec(tmp_path / "run" / "run.trec")) == 12
 

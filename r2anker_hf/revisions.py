@@ -6,8 +6,11 @@ import re
 import warnings
 from pathlib import Path
 
+_COMMIT = re.compile("[0-9a-f]{40}")
+_FILES = {"model": "config.json", "dataset": "manifest.json"}  # what each has; downloaded to learn the commit
 
-def resolved(repo: str, revision: str | None, repo_type: str = "model", file: str = "config.json") -> str | None:
+
+def resolved(repo: str, revision: str | None, repo_type: str = "model") -> str | None:
     """The revision to read; where none was given, the newest commit, which is named in a warning.
 
     All files are then read at that one commit. Without a connection it is the newest in the cache.
@@ -16,25 +19,29 @@ def resolved(repo: str, revision: str | None, repo_type: str = "model", file: st
         repo: "owner/name".
         revision: commit, tag or branch, or None.
         repo_type: "model" or "dataset".
-        file: one that every such repository has; it is downloaded.
 
     Returns:
         The revision; None if it is neither known nor to be found out.
     """
     if revision is not None:
         return revision
-    commit = _newest(repo, repo_type, file)
+    commit = commit_of(repo, None, repo_type)
     name = f", {commit}; pin it with revision={commit!r}" if commit else "; pin it with a revision"
     warnings.warn(f"{repo} is read at its newest commit{name}", stacklevel=3)
     return commit
 
 
-def _newest(repo: str, repo_type: str, file: str) -> str | None:
-    """The commit that the Hub gives a file from, or without a connection the cache."""
+def commit_of(repo: str, revision: str | None, repo_type: str = "model") -> str | None:
+    """The commit that a tag, a branch or None (the newest) stands for, by the Hub, or without a connection the cache.
+
+    Where neither knows, the revision comes back as it was given.
+    """
     from huggingface_hub import hf_hub_download
 
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
     try:
-        path = Path(hf_hub_download(repo, file, repo_type=repo_type))
+        path = Path(hf_hub_download(repo, _FILES[repo_type], repo_type=repo_type, revision=revision))
     except (OSError, ValueError):  # no connection, or no such repository: the loader says which
-        return None
-    return next((part for part in path.parts if re.fullmatch("[0-9a-f]{40}", part)), None)
+        return revision
+    return next((part for part in path.parts if _COMMIT.fullmatch(part)), revision)

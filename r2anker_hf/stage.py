@@ -18,6 +18,7 @@ from .config import CONFIG_FILE, save_config
 from .files import sha256_file
 from .processes import processes
 from .records import InputError
+from .revisions import commit_of
 
 PROVENANCE_FILE = "provenance.json"
 PACKAGES = (
@@ -66,13 +67,27 @@ def run_stage(
     state.wait_for_everyone()
 
 
-def reference(source: str, revision: str | None = None) -> str | Path:
-    """What a stage records of a model or dataset: a local folder (its files are hashed), or a Hub id with its commit.
+def pinned(config: Any, name: str, kind: str = "model") -> str | Path:
+    """An input that a configuration names, as a stage records it: a local folder, or a Hub id with its commit.
 
-    >>> reference("owner/name", "0123abc")
-    'owner/name@0123abc'
+    Of a Hub id without a commit the newest one is taken and put into the configuration, so that what the stage loads,
+    what it records and what a later launch goes on with are the same.
+
+    Args:
+        config: has the attributes `name` and `name`_revision.
+        name: of the attribute, such as "model".
+        kind: "model" or "dataset".
+
+    >>> from types import SimpleNamespace
+    >>> pinned(SimpleNamespace(model="owner/name", model_revision="0123456789" * 4), "model")
+    'owner/name@0123456789012345678901234567890123456789'
     """
-    return Path(source) if Path(source).exists() else f"{source}@{revision or 'main'}"
+    source, revision = getattr(config, name), getattr(config, f"{name}_revision")
+    if Path(source).exists():
+        return Path(source)
+    commit = commit_of(source, revision, kind)
+    setattr(config, f"{name}_revision", commit)
+    return f"{source}@{commit or 'main'}"
 
 
 def recorded_inputs(folder: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ from r2anker_hf.config import run_recipe
 from r2anker_hf.negatives.analysis import SMOOTHING, all_joints, divergences, pearson
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.records import InputError
-from r2anker_hf.stage import reference, run_stage
+from r2anker_hf.stage import pinned, run_stage
 
 
 @dataclass
@@ -46,7 +46,7 @@ class AnalysisConfig:
 
 
 def main(config: AnalysisConfig) -> None:
-    inputs: dict[str, str | Path] = {"negatives": reference(config.negatives, config.negatives_revision)}
+    inputs: dict[str, str | Path] = {"negatives": pinned(config, "negatives", "dataset")}
     run_stage(config, config.output_dir, inputs, partial(analyse, config))
 
 

@@ -26,7 +26,7 @@ from r2anker_hf.negatives.teacher import TeacherScores, drawn
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.retrievers.distillation import DistillationLoss, DistillationTraining
 from r2anker_hf.retrievers.training import load_dense, load_splade, starting_model, train, write_tuples
-from r2anker_hf.stage import reference, run_stage
+from r2anker_hf.stage import pinned, run_stage
 
 
 @dataclass
@@ -53,11 +53,11 @@ class DistillationConfig:
 
 def main(config: DistillationConfig, training: DistillationTraining) -> None:
     inputs: dict[str, str | Path] = {
-        "negatives": reference(config.negatives, config.negatives_revision),
-        "model": reference(config.model, config.model_revision),
+        "negatives": pinned(config, "negatives", "dataset"),
+        "model": pinned(config, "model"),
     }
     if config.teacher:
-        inputs["teacher"] = reference(config.teacher, config.teacher_revision)
+        inputs["teacher"] = pinned(config, "teacher")
     run_stage((config, training), config.output_dir, inputs, partial(distil, config, training))
 
 

@@ -6,6 +6,7 @@
 #     ROUNDS=2 bash recipes/distil_cpu.sh    # and a second round: the distilled retriever mines negatives for a new ranker
 #
 # NANO        what `make demo` wrote                        (default out/nano)
+# COLLECTION, NEGATIVES, TEACHER                            of another collection: mine.py's and train_ranker.py's folders
 # OUT         folder for all results                        (default out/distil_cpu)
 # LAUNCH      how recipes are started                       (default python)
 # SEEDS, OBJECTIVES, TRAINING                               what is compared, and further options of its training
@@ -14,6 +15,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 NANO=${NANO:-out/nano}
+COLLECTION=${COLLECTION:-apidocs}
+NEGATIVES=${NEGATIVES:-$NANO/negatives}
+TEACHER=${TEACHER:-$NANO/ranker}
 OUT=${OUT:-out/distil_cpu}
 LAUNCH=${LAUNCH:-python}
 SEEDS=${SEEDS:-42 43 44}
@@ -32,15 +36,15 @@ distil() {
 
 # retrieve SPLIT NAME MODEL
 retrieve() {
-  $LAUNCH recipes/retrieve.py --config recipes/nano/retrieve_dense.yaml --split "$1" --depth 1000 --model "$3" \
-    --index "$OUT/index/$2" --output_dir "$OUT/runs/$1/$2"
+  $LAUNCH recipes/retrieve.py --config recipes/nano/retrieve_dense.yaml --collection "$COLLECTION" --split "$1" --depth 1000 \
+    --model "$3" --index "$OUT/index/$2" --output_dir "$OUT/runs/$1/$2"
 }
 
 # score NAME RUN...: the report of the large-scale retrieval task
 score() {
   local runs=()
   for run in "${@:2}"; do runs+=("$run=$OUT/runs/$SPLIT/$run/run.trec"); done
-  $LAUNCH recipes/score.py --collection apidocs --split "$SPLIT" --measures MRR@10 nDCG@10 R@50 R@1000 \
+  $LAUNCH recipes/score.py --collection "$COLLECTION" --split "$SPLIT" --measures MRR@10 nDCG@10 R@50 R@1000 \
     --runs "${runs[@]}" --output_dir "$OUT/report/$SPLIT/$1"
 }
 
@@ -51,7 +55,7 @@ for seed in $SEEDS; do
   systems=(untrained)
   for objective in $OBJECTIVES; do
     # shellcheck disable=SC2086
-    distil "$objective-$seed" "$MODEL" "$NANO/negatives" "$NANO/ranker" ${OPTIONS[$objective]} --seed "$seed"
+    distil "$objective-$seed" "$MODEL" "$NEGATIVES" "$TEACHER" ${OPTIONS[$objective]} --seed "$seed"
     retrieve "$SPLIT" "$objective-$seed" "$OUT/$objective-$seed"
     systems+=("$objective-$seed")
   done

@@ -17,7 +17,7 @@ from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.converters import FORMS, export_groups, export_pool, export_runs
 from r2anker_hf.negatives.sampling import Sampling
 from r2anker_hf.records import InputError
-from r2anker_hf.stage import reference, run_stage
+from r2anker_hf.stage import pinned, run_stage
 
 CHOICES = (*FORMS, "trec", "pool")
 
@@ -27,7 +27,7 @@ class ExportConfig:
     negatives: str = field(metadata={"help": "Candidates: a folder that mine.py wrote, or a Hub repository."})
     output_dir: str = field(metadata={"help": "New folder for the file."})
     form: str = field(default="labeled_list", metadata={"help": f"One of: {', '.join(CHOICES)}."})
-    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
+    negatives_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
     split: str = field(default="train", metadata={"help": "Split of the candidates."})
     num_negatives: int = field(default=40, metadata={"help": "Negatives a query (appendix C)."})
     seed: int = field(default=42, metadata={"help": "Of the draw; the trainer's default."})
@@ -39,7 +39,7 @@ class ExportConfig:
 
 
 def main(config: ExportConfig, sampling: Sampling) -> None:
-    inputs: dict[str, str | Path] = {"negatives": reference(config.negatives, config.revision)}
+    inputs: dict[str, str | Path] = {"negatives": pinned(config, "negatives", "dataset")}
     run_stage((config, sampling), config.output_dir, inputs, partial(export, config, sampling))
 
 
@@ -49,7 +49,7 @@ def export(config: ExportConfig, sampling: Sampling, folder: Path) -> None:
 
     if not PartialState().is_main_process:
         return
-    candidates = load_candidates(config.negatives, config.split, config.revision)
+    candidates = load_candidates(config.negatives, config.split, config.negatives_revision)
     if config.form == "trec":
         print(", ".join(path.name for path in export_runs(candidates, folder)))
     elif config.form == "pool":

@@ -36,7 +36,7 @@ from r2anker_hf.pretraining import (
     save_encoder,
 )
 from r2anker_hf.records import InputError
-from r2anker_hf.stage import reference, run_stage
+from r2anker_hf.stage import pinned, run_stage
 from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens, learn_vocabulary
 
 
@@ -77,7 +77,7 @@ def main(config: EncoderConfig, training: PretrainingConfig) -> None:
     )
     inputs = {
         "collection": f"{collection.name}@{collection.revision}",
-        "model": reference(config.model, config.model_revision),
+        "model": pinned(config, "model"),
     }
     run_stage((config, training), training.output_dir, inputs, partial(pretrain, config, training, collection))
 

@@ -19,7 +19,7 @@ from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.run import Run
-from r2anker_hf.stage import reference, run_stage
+from r2anker_hf.stage import pinned, run_stage
 
 
 @dataclass
@@ -47,7 +47,7 @@ def main(config: RerankingConfig) -> None:
         config.collection, config.split, config.revision, config.use_titles, **config.collection_options
     )
     inputs: dict[str, str | Path] = {
-        "ranker": reference(config.ranker, config.ranker_revision),
+        "ranker": pinned(config, "ranker"),
         "collection": f"{collection.name}@{collection.revision}",
         "run": Path(config.run),
     }

@@ -24,7 +24,7 @@ from r2anker_hf.records import InputError
 from r2anker_hf.retrievers.base import IndexableCorpus, Retriever
 from r2anker_hf.retrievers.parts import QUERIES_A_PART, search_in_parts
 from r2anker_hf.retrievers.planning import describe, plan
-from r2anker_hf.stage import reference, run_stage
+from r2anker_hf.stage import pinned, run_stage
 
 QUERIES_FOR_RECALL = 200
 
@@ -71,7 +71,7 @@ def main(config: RetrievalConfig) -> None:
     if config.retriever != "bm25":
         if not config.model:
             raise InputError(f"--model is needed for {config.retriever} retrieval: its folder or Hub id")
-        inputs["model"] = reference(config.model, config.model_revision)
+        inputs["model"] = pinned(config, "model")
     if config.dry_run:
         make = partial(build_retriever, config)
         estimate = plan(config.retriever, make, collection.corpus, collection.queries, config.depth, config.shard_size)

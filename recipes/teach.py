@@ -23,7 +23,7 @@ from r2anker_hf.negatives.card import write_card
 from r2anker_hf.negatives.teacher import TeacherScores, pooled, write_taught
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.records import InputError
-from r2anker_hf.stage import recorded_inputs, reference, run_stage
+from r2anker_hf.stage import pinned, recorded_inputs, run_stage
 
 
 @dataclass
@@ -55,8 +55,8 @@ class TeachingConfig:
 
 def main(config: TeachingConfig) -> None:
     inputs: dict[str, str | Path] = {
-        "negatives": reference(config.negatives, config.negatives_revision),
-        "ranker": reference(config.ranker, config.ranker_revision),
+        "negatives": pinned(config, "negatives", "dataset"),
+        "ranker": pinned(config, "ranker"),
     }
     run_stage(config, config.output_dir, inputs, partial(teach, config))
 
@@ -84,8 +84,6 @@ def teacher_facts(config: TeachingConfig, ranker: CrossEncoderRanker, folder: Pa
     stated = recorded_inputs(folder)["ranker"]
     if stated.startswith("sha256:"):
         stated = f"{Path(config.ranker).resolve().name}@{stated}"
-    elif commit := getattr(ranker.model.config, "_commit_hash", None):
-        stated = f"{config.ranker}@{commit}"  # what was loaded, where no commit was asked for
     settings = {"ranker": stated, "depth": config.depth, "max_length": ranker.encoder.max_length}
     return {"settings": {**settings, "dtype": config.dtype}}
 

@@ -30,7 +30,7 @@ from r2anker_hf.measures import evaluate_run, means
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.run import Run
-from r2anker_hf.stage import reference, run_stage
+from r2anker_hf.stage import pinned, run_stage
 from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens
 
 
@@ -64,8 +64,8 @@ class RankerConfig:
 
 def main(config: RankerConfig, training: ListwiseConfig) -> None:
     inputs: dict[str, str | Path] = {
-        "negatives": reference(config.negatives, config.negatives_revision),
-        "model": reference(config.model, config.model_revision),
+        "negatives": pinned(config, "negatives", "dataset"),
+        "model": pinned(config, "model"),
     }
     if config.dev_run:
         inputs["dev run"] = Path(config.dev_run)

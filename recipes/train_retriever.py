@@ -35,7 +35,7 @@ from r2anker_hf.retrievers.training import (
     write_tuples,
 )
 from r2anker_hf.run import Run
-from r2anker_hf.stage import reference, run_stage
+from r2anker_hf.stage import pinned, run_stage
 
 LETTERS = {"dense": "D", "splade": "L"}
 
@@ -70,9 +70,9 @@ def main(config: TwoStageConfig, training: RetrieverTraining) -> None:
         step = -(-len(collection.queries) // config.max_queries)
         collection = replace(collection, queries=dict(islice(collection.queries.items(), 0, None, step)))
     inputs: dict[str, str | Path] = {"collection": f"{collection.name}@{collection.revision}"}
-    inputs["model"] = reference(config.model, config.model_revision)
+    inputs["model"] = pinned(config, "model")
     if config.negatives:
-        inputs["negatives"] = reference(config.negatives, config.negatives_revision)
+        inputs["negatives"] = pinned(config, "negatives", "dataset")
     run_stage((config, training), config.output_dir, inputs, partial(two_stages, config, training, collection))
 
 

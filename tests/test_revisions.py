@@ -30,6 +30,15 @@ except InputError as error:
 print(json.dumps(told))
 """
 
+PINNED = """
+import json
+from types import SimpleNamespace
+from r2anker_hf.stage import pinned
+
+config = SimpleNamespace(model="me/toy", model_revision="main", ranker="me/none", ranker_revision=None)
+print(json.dumps([pinned(config, "model"), config.model_revision, pinned(config, "ranker"), config.ranker_revision]))
+"""
+
 
 def attempt(command, environment):
     command = [sys.executable, *command]
@@ -63,6 +72,7 @@ def test_one_commit_a_warning_the_cache_and_a_verification(finished, tmp_path):
         verify = ["recipes/verify.py", "--repo_id", "me/toy", "--revision", commit]
         printed = run(verify, environment)
         assert f"holds        model them/base at {base[:12]} exists" in printed and " 0 fail, " in printed
+        assert json.loads(run(["-c", PINNED], environment)) == [f"me/toy@{commit}", commit, "me/none@main", None]
         del hub.repos["model", "them/base"]
         done = attempt(verify, environment)
         assert done.returncode == 1 and f"them/base@{base}: is not on the Hub" in done.stdout

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
 from r2anker_hf.records import InputError
-from r2anker_hf.stage import reference, run_stage
+from r2anker_hf.stage import pinned, run_stage
 
 
 @dataclass
@@ -74,9 +75,11 @@ def test_inputs_that_are_missing_are_named(tmp_path):
 def test_a_folder_is_hashed_by_its_files(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_text("1")
-    run_stage(Config(), tmp_path / "a", {"model": reference(str(tmp_path / "model"))}, write)
+    given = SimpleNamespace(model=str(tmp_path / "model"), model_revision=None)
+    run_stage(Config(), tmp_path / "a", {"model": pinned(given, "model")}, write)
     (tmp_path / "model" / "weights").write_text("2")
-    run_stage(Config(), tmp_path / "b", {"model": reference(str(tmp_path / "model"))}, write)
+    run_stage(Config(), tmp_path / "b", {"model": pinned(given, "model")}, write)
     inputs = [json.loads((tmp_path / name / "provenance.json").read_text())["inputs"]["model"] for name in "ab"]
     assert inputs[0] != inputs[1]
-    assert reference("owner/name", "abc") == "owner/name@abc"
+    given.model, given.model_revision = "owner/name", "0123456789" * 4
+    assert pinned(given, "model") == f"owner/name@{given.model_revision}"

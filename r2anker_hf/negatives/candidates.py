@@ -354,7 +354,7 @@ def load_candidates(source: str | os.PathLike, split: str = "train", revision: s
         return Candidates(_mapped(files), Corpus(table, manifest["use_titles"]), manifest)
     if folder.is_absolute() or str(source).count("/") != 1:
         raise InputError(f"{source}: no such folder (give one that mine.py wrote, or a Hub repository 'owner/name')")
-    return _load_hub(str(source), split, resolved(str(source), revision, "dataset", MANIFEST_FILE))
+    return _load_hub(str(source), split, resolved(str(source), revision, "dataset"))
 
 
 def split_files(folder: Path, split: str) -> list[Path]:

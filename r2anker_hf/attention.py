@@ -18,6 +18,17 @@ NAME = "r2anker_matmul"
 HALF = (torch.float16, torch.bfloat16)
 
 
+def override_dropout(model: torch.nn.Module, share: float | None) -> None:
+    """Set what all dropout layers drop, attention's included; None leaves a model its own.
+
+    On a CPU random numbers are drawn one by one: they may take a third of a training step.
+    """
+    if share is not None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = share
+
+
 def matmul_attention(
     module: torch.nn.Module,
     query: torch.Tensor,

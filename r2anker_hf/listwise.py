@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from .attention import use_matmul_attention
+from .attention import override_dropout, use_matmul_attention
 from .collator import GroupedListwiseCollator, Text
 from .gradient_cache import bytes_a_token, cached_backward
 from .health import COLLAPSED, Health, training_flops
@@ -249,10 +249,7 @@ class ListwiseTrainer(Trainer):
         self.measure = measure
         if args.freeze_embeddings:
             model.get_input_embeddings().requires_grad_(False)
-        if args.dropout is not None:
-            for module in model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = args.dropout
+        override_dropout(model, args.dropout)
         if not use_padding_free(model) and args.bf16 and args.device.type == "cpu":
             use_matmul_attention(model)
         self.health = Health(train_dataset.retrievers, args.device, args.peak_tflops)

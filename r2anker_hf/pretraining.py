@@ -32,6 +32,7 @@ from transformers import (
     set_seed,
 )
 
+from .attention import override_dropout
 from .listwise import EpochSampler, choose_precision
 from .padding_free import COUNT_FROM_PADDING_ID, LAYERS, packed, use_packed_attention
 from .records import InputError
@@ -314,10 +315,7 @@ class PretrainingTrainer(Trainer):
         **kwargs: Any,
     ):
         args.remove_unused_columns = False
-        if args.dropout is not None:
-            for module in model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = args.dropout
+        override_dropout(model, args.dropout)
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator, **kwargs)
         self._begin_line()
 

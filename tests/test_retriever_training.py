@@ -88,7 +88,7 @@ def test_flops_has_the_gradient_of_the_whole_batch_on_two_devices():
 
 
 def test_a_dense_model_learns_and_loads(tiny_model, tmp_path):
-    settings = RetrieverTraining(**SMALL, learning_rate=1e-3, num_negatives=1, num_train_epochs=20)
+    settings = RetrieverTraining(**SMALL, learning_rate=1e-3, num_negatives=1, num_train_epochs=20, dropout=0.0)
     write_tuples(rows_of_colours(), str, settings, tmp_path / "t.arrow")
     model = load_dense(tiny_model, None, settings)
     assert model.max_seq_length == 32
@@ -101,6 +101,8 @@ def test_a_dense_model_learns_and_loads(tiny_model, tmp_path):
     before = margin()
     train(model, Dataset.from_file(str(tmp_path / "t.arrow")), settings, tmp_path / "checkpoints")
     assert margin() > before + 0.1
+    shares = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert shares == {0.0}
 
 
 def test_an_encoder_without_mlm_head_becomes_a_sparse_one_that_names_its_tokens(tiny_model, tmp_path):

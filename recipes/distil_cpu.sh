@@ -40,10 +40,10 @@ retrieve() {
     --model "$3" --index "$OUT/index/$2" --output_dir "$OUT/runs/$1/$2"
 }
 
-# score NAME RUN...: the report of the large-scale retrieval task
+# score NAME SYSTEM=RUN...: the report of the large-scale retrieval task
 score() {
   local runs=()
-  for run in "${@:2}"; do runs+=("$run=$OUT/runs/$SPLIT/$run/run.trec"); done
+  for one in "${@:2}"; do runs+=("${one%%=*}=$OUT/runs/$SPLIT/${one#*=}/run.trec"); done
   $LAUNCH recipes/score.py --collection "$COLLECTION" --split "$SPLIT" --measures MRR@10 nDCG@10 R@50 R@1000 \
     --runs "${runs[@]}" --output_dir "$OUT/report/$SPLIT/$1"
 }
@@ -52,38 +52,18 @@ declare -A OPTIONS=([contrastive]="--objective contrastive" [kl]="--objective kl
   [kl+contrastive]="--objective kl --contrastive_weight 1")
 retrieve "$SPLIT" untrained "$MODEL"
 for seed in $SEEDS; do
-  systems=(untrained)
+  systems=(untrained=untrained)
   for objective in $OBJECTIVES; do
     # shellcheck disable=SC2086
     distil "$objective-$seed" "$MODEL" "$NEGATIVES" "$TEACHER" ${OPTIONS[$objective]} --seed "$seed"
     retrieve "$SPLIT" "$objective-$seed" "$OUT/$objective-$seed"
-    systems+=("$objective-$seed")
+    systems+=("$objective=$objective-$seed")
   done
   score "$seed" "${systems[@]}"
 done
 
-# The objectives over all seeds: each query's mean over the seeds, then the paired test of the reports.
-python - "$OUT/report/$SPLIT" "$SEEDS" "$OBJECTIVES" <<'PY'
-import json, statistics, sys
-from pathlib import Path
-from r2anker_hf.evaluation import compare
-
-folder, seeds, objectives = Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
-reports = {seed: json.loads((folder / seed / "report.json").read_text()) for seed in seeds}
-for measure in reports[seeds[0]]["measures"]:
-    values = {}
-    for name in ("untrained", *objectives):
-        system = (name if name == "untrained" else f"{name}-{seed}" for seed in seeds)
-        columns = [reports[seed]["per_query"][measure][one] for seed, one in zip(seeds, system)]
-        means = [statistics.mean(column) for column in columns]
-        spread = statistics.stdev(means) if len(means) > 1 else 0.0
-        print(f"{measure:8} {name:12} {statistics.mean(means):.4f} ± {spread:.4f} over {len(seeds)} seed(s)")
-        query_ids = reports[seeds[0]]["query_ids"]
-        values[name] = {q: statistics.mean(row) for q, row in zip(query_ids, zip(*columns))}
-    for one in compare(values, measure):
-        print(f"{measure:8} {one.system} against {one.baseline}: {one.difference:+.4f} [{one.low:+.3f}, {one.high:+.3f}], "
-              f"p {one.p_value:.3f}, corrected {one.p_corrected:.3f}; {one.wins} wins, {one.losses} losses")
-PY
+# shellcheck disable=SC2086
+python recipes/over_seeds.py $(printf "$OUT/report/$SPLIT/%s/report.json " $SEEDS)
 
 if [ "${ROUNDS:-1}" -gt 1 ]; then
   # the distilled retriever is one more retriever: its run, new negatives, a new ranker, and a new student of it
@@ -97,5 +77,5 @@ if [ "${ROUNDS:-1}" -gt 1 ]; then
     --model "$NANO/warm_start" --eval_strategy no --save_strategy no ${RANKER:-} --output_dir "$OUT/round2/ranker"
   distil round2/kl "$OUT/$first" "$OUT/round2/negatives" "$OUT/round2/ranker" --seed "${SEEDS%% *}"
   retrieve "$SPLIT" round2 "$OUT/round2/kl"
-  score round2 untrained "$first" round2
+  score round2 untrained=untrained round1="$first" round2=round2
 fi

@@ -67,3 +67,5 @@ for seed in $SEEDS; do
   python recipes/score.py --collection "$COLLECTION" --split test --measures nDCG@10 MRR@10 R@50 --runs "${runs[@]}" \
     --output_dir "$OUT/report-$seed"
 done
+# shellcheck disable=SC2086
+python recipes/over_seeds.py $(printf "$OUT/report-%s/report.json " $SEEDS)

@@ -1,0 +1,33 @@
+"""Means over seeds are of the same queries, and a test is of their means."""
+
+import json
+import statistics
+
+import pytest
+from published_toy import recipe
+
+from r2anker_hf.records import InputError
+
+
+def report(path, a, b, queries=("1", "2", "3")):
+    values = {"measures": ["MRR@10"], "query_ids": list(queries), "per_query": {"MRR@10": {"a": a, "b": b}}}
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+def test_means_deviation_and_wins_over_seeds(tmp_path, capsys):
+    first = report(tmp_path / "42.json", [0.0, 0.5, 1.0], [1.0, 0.5, 1.0])
+    second = report(tmp_path / "43.json", [0.5, 0.5, 1.0], [0.5, 0.0, 0.0])
+    recipe("over_seeds").main([first, second])
+    lines = capsys.readouterr().out.splitlines()
+    deviation = statistics.stdev([1.5 / 3, 2 / 3])
+    assert lines[0].split() == ["MRR@10", "a", f"{3.5 / 6:.4f}", "±", f"{deviation:.4f}", "over", "2", "seed(s)"]
+    assert lines[1].split()[:3] == ["MRR@10", "b", f"{3 / 6:.4f}"]
+    # by query: a .25, .5, 1 and b .75, .25, .5
+    assert "b against a: -0.0833" in lines[2] and lines[2].endswith("1 wins, 2 losses")
+
+
+def test_other_queries_are_refused(tmp_path):
+    first = report(tmp_path / "42.json", [0.0], [1.0], ["1"])
+    with pytest.raises(InputError, match="43.json: has other measures or queries than .*42.json"):
+        recipe("over_seeds").main([first, report(tmp_path / "43.json", [0.0], [1.0], ["2"])])

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "listwise": {"losses", "collator", "padding_free", "gradient_cache", "health", "negatives.sampling"},
     "pretraining": {"listwise", "padding_free", "tokens"},
     "publishing": {"evaluation", "report", "stage", "rankers", "negatives", "retrievers", "config"},
-    "stage": {"config", "files", "processes"},
+    "stage": {"config", "files", "processes", "revisions"},
 }
 
 # Loaded in a fresh interpreter, the module must not have pulled these in.

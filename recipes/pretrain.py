@@ -108,7 +108,10 @@ def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Col
 
 def load_tokenizer(config: EncoderConfig, collection: Collection, folder: Path) -> PreTrainedTokenizerBase:
     """The model's tokenizer, or, where `fresh` has a `vocab_size`, one of its kind that the collection taught."""
-    tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.model_revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.model_revision)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{config.model}: {str(error).strip().splitlines()[0]}") from None
     if "vocab_size" not in config.fresh:
         return tokenizer
     if not folder.is_dir():

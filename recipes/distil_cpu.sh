@@ -63,7 +63,7 @@ for seed in $SEEDS; do
 done
 
 # shellcheck disable=SC2086
-python recipes/over_seeds.py $(printf "$OUT/report/$SPLIT/%s/report.json " $SEEDS)
+python recipes/over_seeds.py --reports $(printf "$OUT/report/$SPLIT/%s/report.json " $SEEDS)
 
 if [ "${ROUNDS:-1}" -gt 1 ]; then
   # the distilled retriever is one more retriever: its run, new negatives, a new ranker, and a new student of it

@@ -22,9 +22,8 @@ from typing import Any, Literal
 
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
-from r2anker_hf.negatives.audit import audit_folder
+from r2anker_hf.negatives.audit import audit_with_card
 from r2anker_hf.negatives.candidates import Mining, run_facts, write_corpus, write_manifest, write_shards
-from r2anker_hf.negatives.card import write_card
 from r2anker_hf.records import InputError
 from r2anker_hf.run import RunFile
 from r2anker_hf.stage import run_stage
@@ -155,10 +154,7 @@ def finish(config: MiningConfig, collection: Collection, minings: list[Mining], 
             )
     if config.audit_queries:
         options = (config.split, config.audit_queries, config.seed, config.judged_by)
-        audited = audit_folder(folder, collection.corpus.text, *options)
-        write_card(folder)
-        for name, counts in audited["retrievers"].items():
-            print(f"{name}: {counts['suspected']} of {counts['negatives']} negatives are suspected to be false")
+        audit_with_card(folder, collection.corpus.text, *options)
 
 
 if __name__ == "__main__":

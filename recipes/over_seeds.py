@@ -1,6 +1,6 @@
 """Over seeds: what several reports of the same systems, one report a seed, say together.
 
-    python recipes/over_seeds.py D/42/report.json D/43/report.json D/44/report.json
+    python recipes/over_seeds.py --reports D/42/report.json D/43/report.json D/44/report.json
 
 Prints each system's mean and its standard deviation over the seeds, and tests the systems against each other on each
 query's mean over the seeds, with the tests of a report.
@@ -10,21 +10,39 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from r2anker_hf.config import run_recipe
 from r2anker_hf.evaluation import compare
 from r2anker_hf.records import InputError
 
 
-def main(paths: list[str]) -> None:
-    reports = [json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]
-    for path, report in zip(paths, reports, strict=True):
-        if any(report[name] != reports[0][name] for name in ("measures", "query_ids")):
-            raise InputError(f"{path}: has other measures or queries than {paths[0]}")
+@dataclass
+class SeedsConfig:
+    reports: list[str] = field(metadata={"help": "report.json of score.py, one a seed, of equally named systems."})
+
+
+def main(config: SeedsConfig) -> None:
+    reports = [read(path) for path in config.reports]
+    for path, report in zip(config.reports, reports, strict=True):
+        if _compared(report) != _compared(reports[0]):
+            raise InputError(f"{path}: has other measures, queries or systems than {config.reports[0]}")
     for measure in reports[0]["measures"]:
         tell(measure, reports)
+
+
+def read(path: str) -> dict[str, Any]:
+    """A report, or one line that says what is wrong with the file."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is no report of score.py: {error}") from None
+
+
+def _compared(report: dict[str, Any]) -> tuple[Any, ...]:
+    return report["measures"], report["query_ids"], [set(columns) for columns in report["per_query"].values()]
 
 
 def tell(measure: str, reports: list[dict[str, Any]]) -> None:
@@ -44,9 +62,4 @@ def tell(measure: str, reports: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:] or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
-    try:
-        main(sys.argv[1:])
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_recipe(main, SeedsConfig)

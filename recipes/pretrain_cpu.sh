@@ -68,4 +68,4 @@ for seed in $SEEDS; do
     --output_dir "$OUT/report-$seed"
 done
 # shellcheck disable=SC2086
-python recipes/over_seeds.py $(printf "$OUT/report-%s/report.json " $SEEDS)
+python recipes/over_seeds.py --reports $(printf "$OUT/report-%s/report.json " $SEEDS)

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r2anker_hf.config import run_recipe
-from r2anker_hf.negatives.audit import audit_folder
-from r2anker_hf.negatives.candidates import Candidates, load_candidates
-from r2anker_hf.negatives.card import write_card
+from r2anker_hf.negatives.audit import audit_with_card
+from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.teacher import TeacherScores, pooled, write_taught
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.records import InputError
@@ -76,7 +75,9 @@ def teach(config: TeachingConfig, folder: Path) -> None:
     write_taught(folder, scores, teacher_facts(config, ranker, folder))
     if state.is_main_process:
         shutil.rmtree(folder / "work")
-        audit(config, candidates, folder)
+        if config.audit_queries:  # the mined dataset's audit anew, with this ranker's word on which are false
+            options = (config.split, config.audit_queries, config.seed, config.name)
+            audit_with_card(folder, candidates.corpus.text, *options)
 
 
 def teacher_facts(config: TeachingConfig, ranker: CrossEncoderRanker, folder: Path) -> dict[str, Any]:
@@ -86,17 +87,6 @@ def teacher_facts(config: TeachingConfig, ranker: CrossEncoderRanker, folder: Pa
         stated = f"{Path(config.ranker).resolve().name}@{stated}"
     settings = {"ranker": stated, "depth": config.depth, "max_length": ranker.encoder.max_length}
     return {"settings": {**settings, "dtype": config.dtype}}
-
-
-def audit(config: TeachingConfig, candidates: Candidates, folder: Path) -> None:
-    """The mined dataset's audit anew, with this ranker's word on which negatives are false."""
-    if not config.audit_queries:
-        return
-    options = (config.split, config.audit_queries, config.seed, config.name)
-    audited = audit_folder(folder, candidates.corpus.text, *options)
-    write_card(folder)
-    for name, counts in audited["retrievers"].items():
-        print(f"{name}: {counts['suspected']} of {counts['negatives']} negatives are suspected to be false")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ def report(path, a, b, queries=("1", "2", "3")):
 def test_means_deviation_and_wins_over_seeds(tmp_path, capsys):
     first = report(tmp_path / "42.json", [0.0, 0.5, 1.0], [1.0, 0.5, 1.0])
     second = report(tmp_path / "43.json", [0.5, 0.5, 1.0], [0.5, 0.0, 0.0])
-    recipe("over_seeds").main([first, second])
+    over_seeds = recipe("over_seeds")
+    over_seeds.main(over_seeds.SeedsConfig([first, second]))
     lines = capsys.readouterr().out.splitlines()
     deviation = statistics.stdev([1.5 / 3, 2 / 3])
     assert lines[0].split() == ["MRR@10", "a", f"{3.5 / 6:.4f}", "±", f"{deviation:.4f}", "over", "2", "seed(s)"]
@@ -28,6 +29,11 @@ def test_means_deviation_and_wins_over_seeds(tmp_path, capsys):
 
 
 def test_other_queries_are_refused(tmp_path):
+    over_seeds = recipe("over_seeds")
     first = report(tmp_path / "42.json", [0.0], [1.0], ["1"])
-    with pytest.raises(InputError, match="43.json: has other measures or queries than .*42.json"):
-        recipe("over_seeds").main([first, report(tmp_path / "43.json", [0.0], [1.0], ["2"])])
+    second = report(tmp_path / "43.json", [0.0], [1.0], ["2"])
+    with pytest.raises(InputError, match=r"43.json: has other measures, queries or systems than .*42.json"):
+        over_seeds.main(over_seeds.SeedsConfig([first, second]))
+    (tmp_path / "44.json").write_text("no report")
+    with pytest.raises(InputError, match=r"44.json: is no report of score.py"):
+        over_seeds.main(over_seeds.SeedsConfig([first, str(tmp_path / "44.json")]))

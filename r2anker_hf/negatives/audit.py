@@ -110,6 +110,16 @@ def audit_folder(
     return result
 
 
+def audit_with_card(folder: str | os.PathLike, text: Callable[[str], str], *options: Any) -> None:
+    """`audit_folder`, the folder's card anew, and a line a retriever that says how many negatives are suspected."""
+    from .card import write_card
+
+    audited = audit_folder(folder, text, *options)
+    write_card(folder)
+    for name, counts in audited["retrievers"].items():
+        print(f"{name}: {counts['suspected']} of {counts['negatives']} negatives are suspected to be false")
+
+
 def suspicious_markdown(result: Mapping[str, Any]) -> str:
     """The most suspicious negatives with their texts, to read one by one."""
     titles = {"duplicates": "Closest copies of a relevant document", "leading": "Ahead of the relevant document"}

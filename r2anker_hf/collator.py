@@ -129,6 +129,7 @@ class GroupedListwiseCollator:
     | the tokenizer's inputs (`input_ids`, `attention_mask`, ...) | [queries, list_size, tokens] | int64 |
     | `labels` | [queries, list_size] | float32, 0 beyond a list's end |
     | `mask` | [queries, list_size] | int64, 1 for a real document |
+    | `relevant`, if the features have it | [queries, list_size] | float32, 1 for a document that is judged relevant |
     | `sources`, if the features have it | [queries, list_size] | int64, bit i set: retriever i listed the document |
 
     `mask` is int64 because a boolean one cannot be gathered when the longest lists of two processes differ.
@@ -142,11 +143,11 @@ class GroupedListwiseCollator:
         queries = [feature["query"] for feature in features for _ in feature["documents"]]
         _, pairs = self.encoder.batch(queries, [text for f in features for text in f["documents"]])
         batch = {name: _scatter(values, mask) for name, values in pairs.items()}
-        labels = torch.tensor([label for feature in features for label in feature["labels"]], dtype=torch.float)
-        batch |= {"labels": _scatter(labels, mask), "mask": mask}
-        if all("sources" in feature for feature in features):
-            sources = torch.tensor([source for feature in features for source in feature["sources"]])
-            batch["sources"] = _scatter(sources, mask)
+        batch["mask"] = mask
+        for name, dtype in {"labels": torch.float, "relevant": torch.float, "sources": torch.long}.items():
+            if all(name in feature for feature in features):
+                values = torch.tensor([value for feature in features for value in feature[name]], dtype=dtype)
+                batch[name] = _scatter(values, mask)
         return batch
 
 

@@ -18,7 +18,14 @@ from .collator import GroupedListwiseCollator, Text
 from .gradient_cache import bytes_a_token, cached_backward
 from .health import COLLAPSED, Health, training_flops
 from .losses import kl_divergence, softmax_cross_entropy
-from .negatives.sampling import SamplingOptions, draw_group, draw_scored, fused_scores, permutation
+from .negatives.sampling import (
+    SamplingOptions,
+    draw_group,
+    draw_positive,
+    draw_scored,
+    fused_scores,
+    permutation,
+)
 from .padding_free import batches, forward, is_padding_free, use_padding_free
 from .records import InputError
 
@@ -60,6 +67,13 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
         metadata={"help": "A warm start on pseudo-queries: without the passages that these were cut out of."},
     )
     temperature: float = field(default=0.5, metadata={"help": "Of the scores that a warm start learns."})
+    label_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Objectives retrievers and ranker: the judgements' part of the loss, 0 to 1. Above 0 every group "
+            "holds a positive."
+        },
+    )
     dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
     mixed_precision: str = field(
         default="auto", metadata={"help": "auto (bf16 where the hardware has it in matrix units), no, bf16 or fp16."}
@@ -85,6 +99,8 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
             raise InputError(f"no objective {self.objective!r}; choices: {', '.join(OBJECTIVES)}")
         if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}, but must be above 0")
+        if not 0 <= self.label_weight <= 1:
+            raise InputError(f"label_weight is {self.label_weight}, but must be from 0 to 1")
         if self.num_negatives < 1:
             raise InputError(f"num_negatives is {self.num_negatives}, but must be at least 1")
         if self.memory_budget is not None and self.memory_budget <= 0:
@@ -150,17 +166,24 @@ class TrainingGroups(Dataset):
         epoch, index = item
         row = self.rows[int(index)]
         doc_ids, labels = (self._judged if self.config.objective == "labels" else self._ranked)(row, epoch)
+        relevant = set(row["positive_ids"]) if self.config.label_weight else ()
         return {
             "query": self.query(row["query_id"]) if self.query else row["query"],
             "documents": [self.text(doc_id) for doc_id in doc_ids],
             "labels": labels,
+            "relevant": [float(doc_id in relevant) for doc_id in doc_ids],
             "sources": self._sources(row, doc_ids),
         }
 
+    def order(self, seed: int, epoch: int) -> list[tuple[int, int]]:
+        """The items of an epoch in the order in which it visits them, which depends on (seed, epoch) only."""
+        return [(epoch, int(row)) for row in permutation(len(self), seed, epoch)]
+
     def _sources(self, row: Mapping[str, Any], doc_ids: Sequence[str]) -> list[int]:
         """Of each document, bit i set where retriever i listed it."""
-        lists = [set(ranked["doc_ids"][: self.config.depth]) for ranked in row["candidates"]]
-        return [sum((doc_id in listed) << number for number, listed in enumerate(lists)) for doc_id in doc_ids]
+        lists = {ranked["retriever"]: set(ranked["doc_ids"][: self.config.depth]) for ranked in row["candidates"]}
+        listed = [lists.get(name, ()) for name in self.retrievers]
+        return [sum((doc_id in found) << number for number, found in enumerate(listed)) for doc_id in doc_ids]
 
     def _judged(self, row: Mapping[str, Any], epoch: int) -> tuple[list[str], list[float]]:
         config = self.config
@@ -172,7 +195,10 @@ class TrainingGroups(Dataset):
         scores = self._fused(row) if config.objective == "retrievers" else self._teacher_scores(row)
         if config.leave_out_positives:
             scores = {doc_id: score for doc_id, score in scores.items() if doc_id not in row["positive_ids"]}
-        return draw_scored(row["query_id"], scores, config.num_negatives + 1, config.seed, epoch)
+        positive = None
+        if config.label_weight and row["positive_ids"]:
+            positive = draw_positive(row["query_id"], row["positive_ids"], config.seed, epoch)
+        return draw_scored(row["query_id"], scores, config.num_negatives + 1, config.seed, epoch, positive)
 
     def _fused(self, row: Mapping[str, Any]) -> dict[str, float]:
         depth = self.config.depth
@@ -198,13 +224,21 @@ class EpochSampler(Sampler[tuple[int, int]]):
         size: training queries.
         whole_batch: queries an optimiser step, over all processes and accumulation steps.
         seed: of the training.
+        order: (seed, epoch) -> the items of an epoch; default a permutation of all (epoch, query).
 
     >>> len(EpochSampler(size=10, whole_batch=4, seed=42))
     12
     """
 
-    def __init__(self, size: int, whole_batch: int, seed: int):
+    def __init__(
+        self,
+        size: int,
+        whole_batch: int,
+        seed: int,
+        order: Callable[[int, int], Sequence[tuple[int, int]]] | None = None,
+    ):
         self.size, self.whole_batch, self.seed, self.epoch = size, whole_batch, seed, 0
+        self.order = order or self._permuted
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch, also when it resumes."""
@@ -214,9 +248,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return -(-self.size // self.whole_batch) * self.whole_batch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = permutation(self.size, self.seed, self.epoch)
+        order = self.order(self.seed, self.epoch)
         for position in range(len(self)):
-            yield self.epoch, int(order[position % self.size])
+            yield order[position % self.size]
+
+    def _permuted(self, seed: int, epoch: int) -> list[tuple[int, int]]:
+        return [(epoch, int(row)) for row in permutation(self.size, seed, epoch)]
 
 
 class ListwiseTrainer(Trainer):
@@ -266,7 +303,7 @@ class ListwiseTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         args = self.args
         whole_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return EpochSampler(len(self.train_dataset), whole_batch, args.seed)
+        return EpochSampler(len(self.train_dataset), whole_batch, args.seed, self.train_dataset.order)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean over the batch's queries of each group's softmax cross-entropy, or divergence from fused scores."""
@@ -318,7 +355,11 @@ class ListwiseTrainer(Trainer):
     def _loss(self, scores: torch.Tensor, groups: _Groups) -> torch.Tensor:
         if self.args.objective == "labels":
             return softmax_cross_entropy(scores, groups.labels, groups.mask).mean()
-        return kl_divergence(scores, groups.labels, groups.mask, self.args.temperature).mean()
+        weight = self.args.label_weight
+        loss = kl_divergence(scores, groups.labels, groups.mask, self.args.temperature).mean()
+        if not weight:
+            return loss
+        return (1 - weight) * loss + weight * softmax_cross_entropy(scores, groups.relevant, groups.mask).mean()
 
     def _observe(self, model: torch.nn.Module, groups: _Groups, scores: torch.Tensor) -> None:
         longest = [int(groups.lengths[part].max()) * len(part) for part in groups.parts]
@@ -363,6 +404,7 @@ class _Groups:
     def __init__(self, model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], tokens: int):
         rest = dict(inputs)
         self.labels, self.mask, self.sources = rest.pop("labels", None), rest.pop("mask"), rest.pop("sources", None)
+        self.relevant = rest.pop("relevant", None)
         self.real = self.mask.bool()
         flat = {name: values[self.real] for name, values in rest.items()}
         lengths = flat["attention_mask"].sum(dim=-1)

@@ -11,11 +11,13 @@ smaller, --lora_rank trains adapters alone, --report_to takes what transformers 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -27,22 +29,39 @@ from r2anker_hf.config import run_recipe
 from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
 from r2anker_hf.lora import merged, with_lora
 from r2anker_hf.measures import evaluate_run, means
+from r2anker_hf.mixture import Mixture, epoch_counts
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
 from r2anker_hf.stage import pinned, run_stage
 from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens
 
+NO_REVISION = "-"  # of a local folder, among the revisions of several sets of candidates
+T = TypeVar("T")
+
 
 @dataclass
 class RankerConfig:
-    negatives: str = field(metadata={"help": "Candidates: a folder that mine.py wrote, or a Hub repository."})
+    negatives: list[str] = field(
+        metadata={"help": "Candidates: folders that mine.py wrote, or Hub repositories. Several are mixed."}
+    )
     model: str = field(
         default="nghuyong/ernie-2.0-base-en", metadata={"help": "Encoder to start from: a folder or Hub id."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
-    negatives_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
-    negatives_split: str = field(default="train", metadata={"help": "Split of the candidates."})
+    negatives_revision: list[str] = field(
+        default_factory=list, metadata={"help": "Commits of Hub datasets, one per entry of negatives; - for a folder."}
+    )
+    negatives_split: list[str] = field(
+        default_factory=lambda: ["train"], metadata={"help": "Split of the candidates: one for all, or one per entry."}
+    )
+    mixture_weights: list[float] = field(
+        default_factory=list, metadata={"help": "Shares of the candidates in an epoch; default by their size."}
+    )
+    mixture_temperature: float = field(
+        default=1.0, metadata={"help": "Shares are sizes to the power 1/T: 1 mixes by size, a high one evenly."}
+    )
     max_queries: int | None = field(
         default=None, metadata={"help": "Train on so many queries, evenly spaced; default all."}
     )
@@ -63,21 +82,54 @@ class RankerConfig:
 
 
 def main(config: RankerConfig, training: ListwiseConfig) -> None:
-    inputs: dict[str, str | Path] = {
-        "negatives": pinned(config, "negatives", "dataset"),
-        "model": pinned(config, "model"),
-    }
+    inputs: dict[str, str | Path] = {**pinned_negatives(config), "model": pinned(config, "model")}
     if config.dev_run:
         inputs["dev run"] = Path(config.dev_run)
     run_stage((config, training), training.output_dir, inputs, partial(train, config, training))
 
 
+def pinned_negatives(config: RankerConfig) -> dict[str, str | Path]:
+    """The candidates as a stage records them, and their commits put into the configuration (see `pinned`)."""
+    count = len(config.negatives)
+    for name in ("negatives_revision", "negatives_split"):
+        if len(getattr(config, name)) not in (0, 1, count):
+            raise InputError(f"{name} has {len(getattr(config, name))} values for {count} sets of negatives")
+    revisions = [None if revision == NO_REVISION else revision for revision in config.negatives_revision]
+    sets = [
+        SimpleNamespace(negatives=source, negatives_revision=revision)
+        for source, revision in zip(config.negatives, spread(revisions or [None], count), strict=True)
+    ]
+    names = ["negatives"] if count == 1 else [f"negatives {number}" for number in range(1, count + 1)]
+    inputs = {name: pinned(one, "negatives", "dataset") for name, one in zip(names, sets, strict=True)}
+    found = [one.negatives_revision or NO_REVISION for one in sets]
+    config.negatives_revision = [] if set(found) == {NO_REVISION} else found
+    return inputs
+
+
+def spread(values: Sequence[T], count: int) -> list[T]:
+    """One value for each of `count`: as they are, or the only one for all."""
+    return list(values) * count if len(values) == 1 else list(values)
+
+
+def load_negatives(config: RankerConfig) -> list[Candidates]:
+    """All sets of candidates, each cut to `max_queries`."""
+    count = len(config.negatives)
+    revisions = [None if revision == NO_REVISION else revision for revision in config.negatives_revision]
+    loaded = []
+    for source, split, revision in zip(
+        config.negatives, spread(config.negatives_split, count), spread(revisions or [None], count), strict=True
+    ):
+        candidates = load_candidates(source, split, revision)
+        if config.max_queries:
+            places = evenly_spaced(len(candidates.rows), config.max_queries)
+            candidates = replace(candidates, rows=candidates.rows.select(places))
+        loaded.append(candidates)
+    return loaded
+
+
 def train(config: RankerConfig, training: ListwiseConfig, folder: Path) -> None:
     """Train, keep the best checkpoint's weights, and save them as a ranker."""
-    candidates = load_candidates(config.negatives, config.negatives_split, config.negatives_revision)
-    if config.max_queries:
-        places = evenly_spaced(len(candidates.rows), config.max_queries)
-        candidates = replace(candidates, rows=candidates.rows.select(places))
+    candidates = load_negatives(config)
     ranker = CrossEncoderRanker.from_pretrained(
         config.model,
         config.model_revision,
@@ -107,7 +159,11 @@ def evenly_spaced(size: int, count: int) -> list[int]:
 
 
 def make_trainer(
-    config: RankerConfig, training: ListwiseConfig, candidates: Candidates, ranker: CrossEncoderRanker, folder: Path
+    config: RankerConfig,
+    training: ListwiseConfig,
+    candidates: Sequence[Candidates],
+    ranker: CrossEncoderRanker,
+    folder: Path,
 ) -> ListwiseTrainer:
     """The trainer of a configuration; its checkpoints and the token ids of all texts go into `folder`."""
     training.output_dir = str(folder / "checkpoints")
@@ -116,12 +172,16 @@ def make_trainer(
         training.load_best_model_at_end = True
         training.metric_for_best_model = config.dev_measure
         training.greater_is_better = True
+    parts = []
     with training.main_process_first():
-        documents, queries = tokenised(candidates, ranker.encoder, folder / "tokens")
+        for number, one in enumerate(candidates):
+            documents, queries = tokenised(one, ranker.encoder, folder / "tokens" / str(number))
+            parts.append(TrainingGroups(one.rows, documents.__getitem__, training, queries.__getitem__))
+    counts = epoch_counts([len(part) for part in parts], config.mixture_weights, config.mixture_temperature)
     return ListwiseTrainer(
         ranker.model,
         training,
-        TrainingGroups(candidates.rows, documents.__getitem__, training, queries.__getitem__),
+        Mixture(parts, counts) if len(parts) > 1 else parts[0],
         GroupedListwiseCollator(ranker.encoder),
         measure,
         processing_class=ranker.tokenizer,

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from r2anker_hf.attention import matmul_attention, use_matmul_attention
 from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
 from r2anker_hf.listwise import EpochSampler, ListwiseConfig, TrainingGroups, score_groups
+from r2anker_hf.losses import kl_divergence, softmax_cross_entropy
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.records import InputError
 
@@ -206,3 +207,29 @@ def test_defaults_are_the_paper_s():
     assert (config.learning_rate, config.per_device_train_batch_size, config.num_train_epochs) == (1e-5, 12, 2)
     assert (config.num_negatives, config.depth, config.policy, config.seed) == (40, 200, "union", 42)
     assert (config.warmup_steps, config.weight_decay) == (0.1, 0.1)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_labels_and_teacher_share_the_loss(tiny_model, tmp_path, weight):
+    options = {"objective": "ranker", "teacher": "old", "temperature": 2.0, "label_weight": weight}
+    trained = trainer(tiny_model, str(tmp_path), **options, **BATCHES)
+    groups = trained.train_dataset
+    for row in groups.rows:
+        row["rankings"] = [
+            {"ranker": "old", "doc_ids": [f"d{n}" for n in range(10)], "scores": [float(n) for n in range(10)]}
+        ]
+    batch = trained.data_collator([groups[(0, index)] for index in range(4)])
+    assert batch["relevant"].sum(dim=1).tolist() == ([1.0] * 4 if weight else [0.0] * 4)
+    trained.model.eval()
+    scores = trained.compute_loss(trained.model, batch, return_outputs=True)[1]["scores"]
+    taught = kl_divergence(scores, batch["labels"], batch["mask"], temperature=2.0).mean()
+    judged = softmax_cross_entropy(scores, batch["relevant"], batch["mask"]).mean()
+    assert trained.compute_loss(trained.model, batch).item() == pytest.approx(
+        ((1 - weight) * taught + weight * judged).item(), abs=1e-6
+    )
+
+
+def test_a_label_weight_is_a_share():
+    for weight in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InputError, match="label_weight is .*, but must be from 0 to 1"):
+            ListwiseConfig(output_dir="unused", label_weight=weight)

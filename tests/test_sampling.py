@@ -21,6 +21,7 @@ from r2anker_hf.negatives.sampling import (
     Sampling,
     draw,
     draw_group,
+    draw_positive,
     draw_scored,
     fused_scores,
     permutation,
@@ -369,3 +370,22 @@ def test_two_processes_and_a_break_in_mid_epoch_draw_the_same(drawn, tmp_path):
         seen = {key: documents for part in parts for key, documents in part.items()}
         expected = drawn if name == "whole" else {key: drawn[key] for key in seen}
         assert seen == expected and len(seen) == (48 if name == "whole" else 12)
+
+
+def test_the_positives_of_a_query_take_turns():
+    positives = ["a", "b", "c"]
+    for start in (0, 3, 6):
+        assert {draw_positive("q", positives, 42, start + turn) for turn in range(3)} == set(positives)
+    orders = {tuple(draw_positive(f"q{n}", positives, 42, turn) for turn in range(3)) for n in range(60)}
+    assert len(orders) == 6  # every order occurs
+    candidates = QueryCandidates("q", positives, {"bm25": RankedList(["d", "e"])})
+    assert {draw_group(candidates, 1, 42, epoch)[0] for epoch in range(3)} == set(positives)
+
+
+def test_a_positive_is_drawn_beside_a_teacher_s_documents():
+    scores = {f"d{number}": -float(number) for number in range(40)}
+    for first, expected in (("d30", -30.0), ("unseen", -39.0)):
+        doc_ids, values = draw_scored("q", scores, 8, 42, 0, first)
+        assert doc_ids[0] == first and values[0] == expected
+        assert len(set(doc_ids)) == 8 and values[1:] == [scores[doc_id] for doc_id in doc_ids[1:]]
+    assert draw_scored("q", {}, 8, 42, 0, "p") == (["p"], [0.0])

@@ -332,7 +332,7 @@ def draw_group(
     for option in ("max_score", "min_score"):
         _known(getattr(sampling, option), {**candidates.lists, **candidates.rankings}, option, "retriever")
     generator = _generator(seed, epoch, candidates.query_id)
-    positive = candidates.positives[generator.integers(len(candidates.positives))]
+    positive = draw_positive(candidates.query_id, candidates.positives, seed, epoch)
     strata = policy_named(sampling.policy)(candidates, sampling)
     orders = [_order(stratum, generator) for stratum in strata]
     if len(strata) == 1:
@@ -342,6 +342,19 @@ def draw_group(
     rest = [doc_id for order, number in zip(orders, numbers, strict=True) for doc_id in order[number:]]
     short = count - len(chosen)
     return positive, chosen + [rest[index] for index in generator.permutation(len(rest))[:short]]
+
+
+def draw_positive(query_id: str, positives: Sequence[str], seed: int, epoch: int) -> str:
+    """The positive of an epoch. A query's positives take turns, so that Eq. 5 sums over all of them.
+
+    Args:
+        query_id: the query.
+        positives: at least one.
+        seed: of the training.
+        epoch: each run of `len(positives)` epochs goes through all of them once, in an order of its own.
+    """
+    round_, turn = divmod(epoch, len(positives))
+    return positives[_generator(seed, round_, f"positives of {query_id}").permutation(len(positives))[turn]]
 
 
 def draw(
@@ -450,11 +463,11 @@ def _apportion(shares: Sequence[float], count: int, generator: np.random.Generat
 
 
 def draw_scored(
-    query_id: str, scores: Mapping[str, float], count: int, seed: int, epoch: int
+    query_id: str, scores: Mapping[str, float], count: int, seed: int, epoch: int, first: str | None = None
 ) -> tuple[list[str], list[float]]:
     """Documents for a warm start: half from the best, half from the rest, with the scores that it learns.
 
-    No judgement is read. Like `draw`, it depends on (seed, epoch, query_id) alone.
+    No judgement is read. Like `draw`, it depends on (seed, epoch, query_id) only.
 
     Args:
         query_id: the query.
@@ -462,10 +475,15 @@ def draw_scored(
         count: documents wanted.
         seed: of the training.
         epoch: other documents are drawn in every epoch.
+        first: a document that is always among them, as the first; one without a score has the lowest of all.
 
     Returns:
         Ids and their scores, `count` of them or all there are.
     """
+    if first is not None:
+        others = {doc_id: score for doc_id, score in scores.items() if doc_id != first}
+        doc_ids, values = draw_scored(query_id, others, count - 1, seed, epoch)
+        return [first, *doc_ids], [scores.get(first, min(scores.values(), default=0.0)), *values]
     ranked = sorted(scores, key=lambda doc_id: (-scores[doc_id], doc_id))
     generator = _generator(seed, epoch, query_id)
     best = BEST_OF_FUSED * count

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r2anker_hf.config import run_recipe
+from r2anker_hf.names import checked_name
 from r2anker_hf.negatives.audit import audit_with_card
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.teacher import TeacherScores, pooled, write_taught
@@ -48,6 +49,7 @@ class TeachingConfig:
     seed: int = field(default=42, metadata={"help": "Which queries the audit looks at."})
 
     def __post_init__(self):
+        checked_name(self.name, "name")
         if self.depth < 1:
             raise InputError(f"depth is {self.depth}, but must be at least 1")
 

@@ -67,7 +67,7 @@ def test_three_loaders_give_equal_scores(ranker, saved):
         assert model.eval()(**inputs).logits[:, 0].numpy() == pytest.approx(expected, abs=1e-5)
 
 
-# (words of the query, words of the document), in pairs of 48 tokens: a long query beside a short document, two long ones
+# In pairs of 48 tokens: a long query beside a short document, and two long texts, each of which is once the longer.
 LONG = [("cat " * 40, "dog"), ("cat " * 60, "dog " * 50), ("cat " * 50, "dog " * 60), ("cat " * 50, "dog " * 50)]
 
 

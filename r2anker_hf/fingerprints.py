@@ -62,8 +62,7 @@ def weights_fingerprint(model: Any, settings: Any) -> str:
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of what a fast tokenizer makes of texts and pairs; how its last call truncated and padded plays no part."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    backend.pop("truncation")
-    backend.pop("padding")
+    stated = tokenizer.backend_tokenizer.to_str()  # version, truncation, padding, added_tokens and what follows
     sides = tokenizer.truncation_side, tokenizer.model_input_names
-    return fingerprint(backend, *sides, tokenizer.pad_token_id, tokenizer.pad_token_type_id)
+    lasting = stated[stated.index('"added_tokens"') :]
+    return fingerprint(lasting, *sides, tokenizer.pad_token_id, tokenizer.pad_token_type_id)

@@ -42,7 +42,9 @@ BATCH_SIZE = {"cpu": 32}  # a CPU's cache holds no more; a GPU wants to be fille
 BATCH_SIZE_ELSEWHERE = 512
 SHARD = 64  # default batches whose scores reach the disk together: what a killed reranking loses at most
 SCORES = re.compile(r"scores-\d+(-[0-9a-f]{32})?\.npy")  # without a hash: of version 0.1.0
-_NOT_COMPUTED_WITH = ("_name_or_path", "transformers_version")  # of a model's configuration
+# Of a model's configuration: what `save_pretrained` writes, and the names of things.
+_NOT_COMPUTED_WITH = ("r2anker", "sbert_ce_default_activation_function", "sentence_transformers", "architectures")
+_NOT_COMPUTED_WITH += ("_name_or_path", "transformers_version", "id2label", "label2id", "dtype")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 

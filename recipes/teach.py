@@ -5,7 +5,7 @@
 D is a dataset like the one that mine.py wrote, with the ranker's logits as one more of the rankings: train_ranker.py
 draws by them too (policy redistributed). It runs as fast as rerank.py: with MiniLM some 100 pairs a second in float32
 and 200 in bfloat16 on two CPU cores. Several processes share the pairs, and a killed run goes on where it was when the
-same command is given again.
+same command is given again; where memory ran out, with a smaller --batch_size.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(config: TeachingConfig) -> None:
         "negatives": pinned(config, "negatives", "dataset"),
         "ranker": pinned(config, "ranker"),
     }
-    run_stage(config, config.output_dir, inputs, partial(teach, config))
+    run_stage(config, config.output_dir, inputs, partial(teach, config), free=("batch_size",))
 
 
 def teach(config: TeachingConfig, folder: Path) -> None:

@@ -352,7 +352,7 @@ def query_limit(limits: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -
     limit = limits.get("max_query_length")
     if limit is None or "truncation" in limits:
         return limit
-    half = (limits["max_length"] - tokenizer.num_special_tokens_to_add(pair=True)) // 2
+    half = (limits.get("max_length", 0) - tokenizer.num_special_tokens_to_add(pair=True)) // 2
     return None if limit == half else limit
 
 

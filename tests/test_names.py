@@ -71,6 +71,13 @@ def test_what_is_no_file_s_name_is_refused(name):
 def test_what_cannot_be_read_back_is_no_id(value):
     with pytest.raises(InputError, match="^'_id' must be a string without spaces, or an integer, but is "):
         checked_id(value, "'_id'")
+    with pytest.raises(InputError, match="^'_id' must be a string without spaces, or an integer, but is "):
+        checked_ids(["good", value], "'_id'")
+
+
+def test_good_ids_stay_as_they_are():
+    assert checked_ids(["a", 7, "b\ufeff"], "id") == ["a", "7", "b\ufeff"]
+    assert checked_ids((), "id") == []
 
 
 def accepted(value) -> bool:

@@ -58,7 +58,7 @@ def wait_for_all() -> None:
 
 
 def once(make: Callable[[], T]) -> T:
-    """What the main process makes of it; every process calls this, and gets it."""
+    """What `make` gives the main process; every process calls this, and gets it."""
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([make() if is_main_process() else None])[0]

@@ -211,7 +211,8 @@ class CrossEncoderRanker:
         Where the model runs is a part of it, since devices round differently; the batch size is not.
         """
         config = {name: value for name, value in self.model.config.to_dict().items() if name not in _NOT_COMPUTED_WITH}
-        weights = weights_fingerprint(self.model, (type(self.model).__name__, sorted(config.items())))
+        stated = json.dumps(config, sort_keys=True, default=str)
+        weights = weights_fingerprint(self.model, (type(self.model).__name__, stated))
         lengths = self.encoder.max_length, self.encoder.max_query_length
         return fingerprint(
             weights, tokenizer_fingerprint(self.tokenizer), lengths, str(self.dtype), self.model.device.type
@@ -228,8 +229,9 @@ class CrossEncoderRanker:
             np.array([documents.length(doc_id) for _, doc_id in keys]),
         )
         # by the device's default batch size, so that one who runs out of memory goes on with a smaller one
-        shards = batches(lengths, SHARD * default_batch_size(self.model.device) * self.encoder.max_length)
-        source = once(lambda: self._source(keys, queries, documents)) if kept else "0"
+        size = SHARD * default_batch_size(self.model.device) * self.encoder.max_length
+        shards = batches(lengths, size)
+        source = once(lambda: self._source(keys, queries, documents, size)) if kept else "0"
         paths = [folder / f"scores-{number:06d}-{source}.npy" for number in range(len(shards))]
         if kept and state.is_main_process:
             remove_others(paths, folder, SCORES)
@@ -248,10 +250,12 @@ class CrossEncoderRanker:
             scores[shard] = np.load(path)
         return scores
 
-    def _source(self, keys: Sequence[tuple[str, str]], queries: Mapping[str, list[int]], documents: Tokens) -> str:
-        """Hash of all that decides the scores of these pairs, and their order; shards are named by it."""
+    def _source(
+        self, keys: Sequence[tuple[str, str]], queries: Mapping[str, list[int]], documents: Tokens, size: int
+    ) -> str:
+        """Hash of all that decides the scores of these pairs and their place in shards of so many tokens."""
         parts = (keys[start : start + BUFFER] for start in range(0, len(keys), BUFFER))
-        return fingerprint_of(chain([self.fingerprint(), queries, documents.fingerprint], parts))
+        return fingerprint_of(chain([self.fingerprint(), queries, documents.fingerprint, size], parts))
 
     def _tokenised(
         self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path

@@ -80,7 +80,7 @@ class Tokens:
         folder: str | os.PathLike,
         limit: int | None = None,
     ) -> Tokens:
-        """`build` by the main process of a launch, which reads the texts only here; every process calls this."""
+        """`build` for all processes of a launch: each calls this, and the main one reads and tokenises the texts."""
         if is_main_process():
             cls.build(ids, texts, tokenizer, folder, limit)
         wait_for_all()

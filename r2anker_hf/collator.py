@@ -15,23 +15,26 @@ from .tokens import encode
 Text = str | Sequence[int] | np.ndarray
 """A text, or its token ids without special tokens."""
 
+Pair = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a query and of a document."""
+
 
 @dataclass
 class PairEncoder:
     """Token ids of (query, document) pairs: [CLS] query [SEP] document [SEP], by the tokenizer's own template (Eq. 1).
 
     Each text is tokenised alone, once, and pairs are put together from the token ids; what comes out is what
-    `tokenizer(query, document, truncation="only_second")` gives. Truncation shortens the document. The query is
-    shortened only where it alone exceeds its own limit; a tokenizer would otherwise refuse such a pair.
+    `tokenizer(query, document, truncation=True, max_length=max_length)` gives, and so what every other loader of a
+    saved ranker reads.
 
     Args:
         tokenizer: a fast tokenizer.
         max_length: tokens of a pair, special tokens included.
-        max_query_length: tokens of a query, special tokens excluded; default half of what a pair holds. Up to that
-            half, transformers' own `longest_first` truncates alike, so other loaders give the same scores.
+        max_query_length: tokens kept of a query, special tokens excluded, before the pair is truncated; default all.
+            Other loaders know no such limit, and read more of a longer query.
 
     Raises:
-        InputError: the tokenizer is slow or lacks a padding token, or no room is left for documents.
+        InputError: the tokenizer is slow or lacks a padding token, or a pair has no room for two texts.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -42,13 +45,11 @@ class PairEncoder:
         if not self.tokenizer.is_fast or self.tokenizer.pad_token is None:
             raise InputError(f"{self.tokenizer.name_or_path}: needs a fast tokenizer with a padding token")
         self.room = self.max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
-        if self.max_query_length is None:
-            self.max_query_length = self.room // 2
-        if not 0 < self.max_query_length < self.room:
-            raise InputError(
-                f"max_query_length {self.max_query_length} leaves no room for a document: choose 1 to {self.room - 1} "
-                f"for max_length {self.max_length}"
-            )
+        if self.room < 2:
+            least = self.max_length - self.room + 2
+            raise InputError(f"max_length is {self.max_length}, but must be at least {least} to hold two texts")
+        if self.max_query_length is not None and self.max_query_length < 1:
+            raise InputError(f"max_query_length is {self.max_query_length}, but must be at least 1")
         self._template = _template(self.tokenizer)
 
     def __call__(self, queries: Sequence[Text], documents: Sequence[Text]) -> dict[str, list[list[int]]]:
@@ -72,13 +73,14 @@ class PairEncoder:
         """Pairs as tensors: [pairs] lengths, and the model inputs [pairs, longest pair], padded on the right."""
         known = self._tokenised([*queries, *documents])
         pairs = [
-            self._cut(
-                known[query] if isinstance(query, str) else query, known[text] if isinstance(text, str) else text
-            )
+            (known[query] if isinstance(query, str) else query, known[text] if isinstance(text, str) else text)
             for query, text in zip(queries, documents, strict=True)
         ]
-        special = self.max_length - self.room
-        lengths = np.array([special + len(query) + len(document) for query, document in pairs], dtype=np.int64)
+        sizes = np.array([(len(query), len(document)) for query, document in pairs], dtype=np.int64).reshape(-1, 2)
+        kept = np.stack(self._kept(*sizes.T), axis=1)
+        if (kept < sizes).any():
+            pairs = [self._cut(pair, counts) for pair, counts in zip(pairs, kept.tolist(), strict=True)]
+        lengths = self.max_length - self.room + kept.sum(axis=1)
         shape = len(pairs), int(lengths.max(initial=0))
         ids = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
         types = np.full(shape, self.tokenizer.pad_token_type_id, dtype=np.int64)
@@ -90,8 +92,30 @@ class PairEncoder:
 
     def lengths(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """[pairs] tokens of pairs whose texts have so many."""
-        queries = np.minimum(queries, self.max_query_length)
-        return self.max_length - self.room + queries + np.minimum(documents, self.room - queries)
+        if self.max_query_length is not None:
+            queries = np.minimum(queries, self.max_query_length)
+        return self.max_length - self.room + np.minimum(queries + documents, self.room)
+
+    def document_limit(self, queries: np.ndarray) -> int:
+        """Tokens to keep of a document, so that beside queries of these lengths it is cut as if it were whole.
+
+        More than `max_length` only for a longer query: the longer of two texts gets the odd token of the room.
+        """
+        longest = int(np.max(queries, initial=0))
+        return max(self.max_length, longest if self.max_query_length is None else min(longest, self.max_query_length))
+
+    def _kept(self, queries: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[pairs] tokens kept of each query and each document, as `truncate_encodings` of huggingface/tokenizers.
+
+        Longest first: the shorter text keeps up to half of the room, the longer one the rest. Of equal ones the
+        document counts as the longer.
+        """
+        if self.max_query_length is not None:
+            queries = np.minimum(queries, self.max_query_length)
+        shorter = np.minimum(np.minimum(queries, documents), self.room // 2)
+        longer = np.minimum(np.maximum(queries, documents), self.room - shorter)
+        swapped = queries > documents
+        return np.where(swapped, longer, shorter), np.where(swapped, shorter, longer)
 
     @property
     def _names(self) -> Sequence[str]:
@@ -101,14 +125,13 @@ class PairEncoder:
         unique = list(dict.fromkeys(text for text in texts if isinstance(text, str)))
         return dict(zip(unique, encode(self.tokenizer, unique), strict=True))
 
-    def _cut(self, query: Sequence[int], document: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-        from_left = self.tokenizer.truncation_side == "left"
-        over = max(0, len(query) - self.max_query_length)
-        query = query[over:] if from_left else query[: len(query) - over]
-        over = max(0, len(document) - (self.room - len(query)))
-        return query, (document[over:] if from_left else document[: len(document) - over])
+    def _cut(self, pair: Pair, kept: Sequence[int]) -> Pair:
+        (query, document), (of_query, of_document) = pair, kept
+        if self.tokenizer.truncation_side == "left":
+            return query[len(query) - of_query :], document[len(document) - of_document :]
+        return query[:of_query], document[:of_document]
 
-    def _fill(self, ids: np.ndarray, types: np.ndarray, pair: tuple[Sequence[int], Sequence[int]]) -> None:
+    def _fill(self, ids: np.ndarray, types: np.ndarray, pair: Pair) -> None:
         place = 0
         for part, kind in self._template:
             tokens = pair[part] if isinstance(part, int) else part

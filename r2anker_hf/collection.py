@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .apidocs import apidocs
 from .files import read_lines, sha256_file
+from .names import checked_id
 from .pseudo_queries import is_pseudo, pseudo_queries
 from .records import Document, InputError, Qrel, Query
 
@@ -410,10 +411,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _id(record: Mapping, path: Path, number: int) -> str:
-    value = record.get("_id")
-    if not isinstance(value, str | int) or not str(value) or len(str(value).split()) != 1:
-        raise InputError(f"{path}, line {number}: '_id' must be a string without spaces, but is {value!r}")
-    return str(value)
+    return checked_id(record.get("_id"), f"{path}, line {number}: '_id'")
 
 
 def _text(record: Mapping, key: str, path: Path, number: int) -> str:

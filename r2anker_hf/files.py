@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from .records import InputError
 
@@ -25,6 +27,14 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder, but a file is needed") from None
+
+
+def remove_others(paths: Iterable[Path], folder: Path, name: re.Pattern[str]) -> None:
+    """Remove from a folder the files of that form of name, except `paths`; what has another name stays."""
+    kept = set(paths)
+    for path in folder.glob("*"):
+        if name.fullmatch(path.name) and path not in kept:
+            path.unlink()
 
 
 def sha256_file(path: str | os.PathLike) -> str:

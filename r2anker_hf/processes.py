@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
+T = TypeVar("T")
 GLOO_LETS_GO_S = 0.2
 """Seconds at the end of a launch; what it waits for takes microseconds on a processor that has time for it."""
 
@@ -53,6 +55,13 @@ def is_main_process() -> bool:
 def wait_for_all() -> None:
     """Go on once every process has come here."""
     processes().wait_for_everyone()
+
+
+def once(make: Callable[[], T]) -> T:
+    """What `make` gives the main process; every process calls this, and gets it."""
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([make() if is_main_process() else None])[0]
 
 
 def gather(found: Any) -> list[Any]:

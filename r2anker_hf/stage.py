@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,11 @@ PACKAGES = (
 
 
 def run_stage(
-    config: Any, output_dir: str | os.PathLike, inputs: Mapping[str, str | Path], work: Callable[[Path], None]
+    config: Any,
+    output_dir: str | os.PathLike,
+    inputs: Mapping[str, str | Path],
+    work: Callable[[Path], None],
+    free: Collection[str] = (),
 ) -> None:
     """Do a stage's work in `.NAME.partial` beside `output_dir`, and rename it once everything is written.
 
@@ -41,6 +45,8 @@ def run_stage(
         output_dir: the stage's folder.
         inputs: what the stage reads: a path (hashed), or a text such as a revision.
         work: writes the stage's files into the folder that it is given.
+        free: options that decide how fast or in how much memory, not what is written; with another value the work
+            goes on all the same.
 
     Raises:
         InputError: `output_dir` holds another stage's result; nothing is overwritten.
@@ -50,14 +56,14 @@ def run_stage(
     partial = final.with_name(f".{final.name}.partial")
     digests = {name: digest_of(value) for name, value in inputs.items()}
     if final.exists():
-        if not _is_of(final, config, digests):
+        if not _is_of(final, config, digests, free):
             raise InputError(f"{final}: exists, with another configuration or input; remove it or choose another name")
         if state.is_main_process:
             print(f"{final}: finished before, nothing to do")
         return
     started = time.time()
     if state.is_main_process:
-        _prepare(partial, config, digests)
+        _prepare(partial, config, digests, free)
     state.wait_for_everyone()
     work(partial)
     state.wait_for_everyone()
@@ -95,23 +101,29 @@ def recorded_inputs(folder: Path) -> dict[str, str]:
     return json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))["inputs"]
 
 
-def _prepare(partial: Path, config: Any, digests: Mapping[str, str]) -> None:
-    if partial.exists() and not _is_of(partial, config, digests):
+def _prepare(partial: Path, config: Any, digests: Mapping[str, str], free: Collection[str]) -> None:
+    if partial.exists() and not _is_of(partial, config, digests, free):
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     save_config(config, partial)
     _write_json(partial / PROVENANCE_FILE, {"inputs": dict(digests)})
 
 
-def _is_of(folder: Path, config: Any, digests: Mapping[str, str]) -> bool:
-    """Whether a folder was begun with this configuration and these inputs."""
+def _is_of(folder: Path, config: Any, digests: Mapping[str, str], free: Collection[str]) -> bool:
+    """Whether a folder was begun with this configuration, free options aside, and these inputs."""
     import tempfile
+
+    import yaml
+
+    def decisive(path: Path) -> dict[str, Any]:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {name: value for name, value in settings.items() if name not in free}
 
     try:
         inputs = recorded_inputs(folder)
         with tempfile.TemporaryDirectory() as scratch:
-            same = save_config(config, scratch).read_bytes() == (folder / CONFIG_FILE).read_bytes()
-    except (OSError, ValueError, KeyError):
+            same = decisive(save_config(config, scratch)) == decisive(folder / CONFIG_FILE)
+    except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError):
         return False
     return same and inputs == dict(digests)
 

@@ -6,16 +6,19 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from .fingerprints import fingerprint, tokenizer_fingerprint
+from .processes import is_main_process, wait_for_all
 from .records import InputError
 
 TEXTS_AT_ONCE = 10_000  # tokenised together, by all cores: bounds memory
+SOURCES_FILE = "sources.json"
 
 
 class Tokens:
@@ -25,10 +28,11 @@ class Tokens:
         ids: of the texts, in the order in which they were tokenised.
         values: [all tokens] token ids, text after text.
         ends: [texts] where each text ends in `values`.
+        fingerprint: hash of the tokenizer and of all texts.
     """
 
-    def __init__(self, ids: Sequence[str], values: np.ndarray, ends: np.ndarray):
-        self.values, self.ends = values, ends
+    def __init__(self, ids: Sequence[str], values: np.ndarray, ends: np.ndarray, fingerprint: str = ""):
+        self.values, self.ends, self.fingerprint = values, ends, fingerprint
         self._position = {text_id: position for position, text_id in enumerate(ids)}
 
     @classmethod
@@ -38,27 +42,56 @@ class Tokens:
         texts: Iterable[str],
         tokenizer: PreTrainedTokenizerBase,
         folder: str | os.PathLike,
-        limit: int,
+        limit: int | None = None,
     ) -> Tokens:
-        """Tokenise texts into a folder, or read what an earlier call finished there.
+        """Tokenise texts into a folder. Of what an earlier call finished there, that which still holds is kept.
 
         Args:
             ids: one a text, all different; or none, if texts are only read by position.
             texts: in the order of `ids`; read once, as a stream.
             tokenizer: a fast one.
-            folder: made anew; a killed call leaves no folder of that name.
-            limit: tokens kept of a text, on the side that the tokenizer's truncation keeps.
+            folder: made where there is none; other files in it stay. A killed call leaves nothing that is read later.
+            limit: tokens kept of a text, on the side that the tokenizer's truncation keeps; default all.
         """
         folder = Path(folder)
-        if not folder.is_dir():
+        settings = fingerprint(tokenizer_fingerprint(tokenizer), limit, TEXTS_AT_ONCE)
+        known = _known_blocks(folder, settings)
+        blocks = _blocks(texts)
+        same, changed = _compared(blocks, known or [])
+        if known is None or changed or same < len(known):
+            kept = cls.read((), folder) if same else None
+            before = (kept.at(position) for position in range(same * TEXTS_AT_ONCE)) if kept else ()
+            digests = (known or [])[:same]
+            tokens = chain(before, _tokenised(chain(changed, blocks), digests, tokenizer, limit))
             unfinished = folder.with_name(f".{folder.name}.partial")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            _write(unfinished, _tokenised(texts, tokenizer, limit), np.uint16 if len(tokenizer) < 2**16 else np.uint32)
-            os.replace(unfinished, folder)
-        ends = np.load(folder / "ends.npy", mmap_mode="r")
-        values = np.load(folder / "values.npy", mmap_mode="r")
-        return cls(ids, values, ends)
+            _write(unfinished, tokens, np.uint16 if len(tokenizer) < 2**16 else np.uint32)
+            (unfinished / SOURCES_FILE).write_text(json.dumps({"settings": settings, "blocks": digests}))
+            _put(unfinished, folder)
+        return cls.read(ids, folder)
+
+    @classmethod
+    def shared(
+        cls,
+        ids: Sequence[str],
+        texts: Iterable[str],
+        tokenizer: PreTrainedTokenizerBase,
+        folder: str | os.PathLike,
+        limit: int | None = None,
+    ) -> Tokens:
+        """`build` for all processes of a launch: each calls this, and the main one reads and tokenises the texts."""
+        if is_main_process():
+            cls.build(ids, texts, tokenizer, folder, limit)
+        wait_for_all()
+        return cls.read(ids, folder)
+
+    @classmethod
+    def read(cls, ids: Sequence[str], folder: str | os.PathLike) -> Tokens:
+        """What `build` finished in a folder, as it is; `ids` as there."""
+        folder = Path(folder)
+        ends, values = (np.load(folder / name, mmap_mode="r") for name in ("ends.npy", "values.npy"))
+        return cls(ids, values, ends, fingerprint((folder / SOURCES_FILE).read_text()))
 
     def __getitem__(self, text_id: str) -> np.ndarray:
         """[tokens] token ids of one text, a view of the array on disk."""
@@ -71,6 +104,10 @@ class Tokens:
     def length(self, text_id: str) -> int:
         """Tokens of one text."""
         return len(self[text_id])
+
+    def lengths(self) -> np.ndarray:
+        """[texts] tokens of each."""
+        return np.diff(self.ends, prepend=0)
 
 
 def learn_vocabulary(
@@ -104,10 +141,40 @@ def learn_vocabulary(
     return PreTrainedTokenizerFast(tokenizer_object=backend, **kept, **tokenizer.special_tokens_map)
 
 
-def _tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> Iterator[list[int]]:
+def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
     texts = iter(texts)
-    kept = slice(-limit, None) if tokenizer.truncation_side == "left" else slice(limit)
     while block := list(islice(texts, TEXTS_AT_ONCE)):
+        yield block
+
+
+def _known_blocks(folder: Path, settings: str) -> list[str] | None:
+    """Fingerprints of the blocks of texts that lie in a folder; None where nothing lies there by these settings."""
+    try:
+        sources = json.loads((folder / SOURCES_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return sources["blocks"] if sources["settings"] == settings else None
+
+
+def _compared(blocks: Iterator[list[str]], known: Sequence[str]) -> tuple[int, list[list[str]]]:
+    """How many blocks are the known ones, from the first on, and the block that is not, which was read by then."""
+    same = 0
+    for block in blocks:
+        if known[same : same + 1] != [fingerprint(block)]:
+            return same, [block]
+        same += 1
+    return same, []
+
+
+def _tokenised(
+    blocks: Iterable[list[str]], digests: list[str], tokenizer: PreTrainedTokenizerBase, limit: int | None
+) -> Iterator[list[int]]:
+    """Token ids of the texts of all blocks, whose fingerprints are appended to `digests`."""
+    kept = slice(limit)
+    if tokenizer.truncation_side == "left" and limit is not None:
+        kept = slice(-limit, None)
+    for block in blocks:
+        digests.append(fingerprint(block))
         for tokens in encode(tokenizer, block):
             yield tokens[kept]
 
@@ -136,3 +203,12 @@ def _write(folder: Path, texts: Iterator[list[int]], dtype: type) -> None:
     raw = np.memmap(folder / "raw", dtype=dtype, mode="r") if total else np.zeros(0, dtype)
     np.save(folder / "values.npy", raw)
     (folder / "raw").unlink()
+
+
+def _put(unfinished: Path, folder: Path) -> None:
+    """Move finished files into place; the one that says what they were made from goes first and comes last."""
+    folder.mkdir(exist_ok=True)
+    (folder / SOURCES_FILE).unlink(missing_ok=True)
+    for name in ("values.npy", "ends.npy", SOURCES_FILE):
+        os.replace(unfinished / name, folder / name)
+    unfinished.rmdir()

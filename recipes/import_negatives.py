@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from r2anker_hf.config import run_recipe
+from r2anker_hf.names import checked_name
 from r2anker_hf.negatives.converters import READERS, import_negatives
 from r2anker_hf.records import InputError
 from r2anker_hf.stage import run_stage
@@ -30,6 +31,7 @@ class ImportConfig:
     def __post_init__(self):
         if self.form not in READERS:
             raise InputError(f"no import form {self.form!r}; choices: {', '.join(READERS)}")
+        checked_name(self.split, "split")
 
 
 def main(config: ImportConfig) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
+from r2anker_hf.names import checked_name
 from r2anker_hf.negatives.audit import audit_with_card
 from r2anker_hf.negatives.candidates import Mining, run_facts, write_corpus, write_manifest, write_shards
 from r2anker_hf.records import InputError
@@ -69,6 +70,9 @@ class MiningConfig:
     seed: int = field(default=42, metadata={"help": "Which queries the audit looks at; mining draws nothing."})
 
     def __post_init__(self):
+        for kind in ("runs", "dev_runs", "constraints", "rankings"):
+            for name in getattr(self, kind):
+                checked_name(name, kind)
         if self.dev_runs and self.dev_runs.keys() != self.runs.keys():
             raise InputError(f"dev_runs are {', '.join(self.dev_runs)}, but runs are {', '.join(self.runs)}")
         if self.dev_runs and self.dev_split == self.split:

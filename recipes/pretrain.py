@@ -90,8 +90,7 @@ def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Col
     check_limits(config, longest_passage(encoder.config), tokenizer)
     model = BottleneckModel(encoder, tokenizer.mask_token_id, training.bottleneck, training.decoder_layers)
     training.output_dir = str(folder / "checkpoints")
-    with training.main_process_first():
-        tokens = tokenised(config, collection, tokenizer, folder / "tokens")
+    tokens = tokenised(config, collection, tokenizer, folder / "tokens")
     trainer = PretrainingTrainer(
         model, training, Passages(tokens, training), PassageCollator(tokenizer), processing_class=tokenizer
     )
@@ -143,7 +142,7 @@ def tokenised(
 ) -> Tokens:
     """Token ids of all passages, made once."""
     limit = config.max_length - tokenizer.num_special_tokens_to_add()
-    return Tokens.build((), chain.from_iterable(blocks(collection)), tokenizer, folder, limit)
+    return Tokens.shared((), chain.from_iterable(blocks(collection)), tokenizer, folder, limit)
 
 
 def blocks(collection: Collection) -> Iterator[list[str]]:

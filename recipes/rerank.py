@@ -4,7 +4,8 @@
         --output_dir D
 
 With MiniLM at 128 tokens some 100 pairs a second in float32 and 200 in bfloat16 on two CPU cores; several processes
-share the pairs. A killed reranking goes on where it was when the same command is given again.
+share the pairs. A killed reranking goes on where it was when the same command is given again; where memory ran out,
+with a smaller --batch_size.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main(config: RerankingConfig) -> None:
         "collection": f"{collection.name}@{collection.revision}",
         "run": Path(config.run),
     }
-    run_stage(config, config.output_dir, inputs, partial(rerank, config, collection))
+    run_stage(config, config.output_dir, inputs, partial(rerank, config, collection), free=("batch_size",))
 
 
 def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> None:

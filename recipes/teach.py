@@ -5,7 +5,7 @@
 D is a dataset like the one that mine.py wrote, with the ranker's logits as one more of the rankings: train_ranker.py
 draws by them too (policy redistributed). It runs as fast as rerank.py: with MiniLM some 100 pairs a second in float32
 and 200 in bfloat16 on two CPU cores. Several processes share the pairs, and a killed run goes on where it was when the
-same command is given again.
+same command is given again; where memory ran out, with a smaller --batch_size.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r2anker_hf.config import run_recipe
+from r2anker_hf.names import checked_name
 from r2anker_hf.negatives.audit import audit_with_card
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.teacher import TeacherScores, pooled, write_taught
@@ -48,6 +49,7 @@ class TeachingConfig:
     seed: int = field(default=42, metadata={"help": "Which queries the audit looks at."})
 
     def __post_init__(self):
+        checked_name(self.name, "name")
         if self.depth < 1:
             raise InputError(f"depth is {self.depth}, but must be at least 1")
 
@@ -57,7 +59,7 @@ def main(config: TeachingConfig) -> None:
         "negatives": pinned(config, "negatives", "dataset"),
         "ranker": pinned(config, "ranker"),
     }
-    run_stage(config, config.output_dir, inputs, partial(teach, config))
+    run_stage(config, config.output_dir, inputs, partial(teach, config), free=("batch_size",))
 
 
 def teach(config: TeachingConfig, folder: Path) -> None:

@@ -66,7 +66,9 @@ class RankerConfig:
         default=None, metadata={"help": "Train on so many queries, evenly spaced; default all."}
     )
     max_length: int = field(default=128, metadata={"help": "Tokens of a pair (appendix C)."})
-    max_query_length: int | None = field(default=None, metadata={"help": "Tokens of a query; default half a pair."})
+    max_query_length: int | None = field(
+        default=None, metadata={"help": "Tokens kept of a query; default all. Other loaders know no such limit."}
+    )
     lora_rank: int = field(
         default=0, metadata={"help": "Rank of low-rank adapters, merged into the saved ranker; 0 trains all weights."}
     )
@@ -173,10 +175,9 @@ def make_trainer(
         training.metric_for_best_model = config.dev_measure
         training.greater_is_better = True
     parts = []
-    with training.main_process_first():
-        for number, one in enumerate(candidates):
-            documents, queries = tokenised(one, ranker.encoder, folder / "tokens" / str(number))
-            parts.append(TrainingGroups(one.rows, documents.__getitem__, training, queries.__getitem__))
+    for number, one in enumerate(candidates):
+        documents, queries = tokenised(one, ranker.encoder, folder / "tokens" / str(number))
+        parts.append(TrainingGroups(one.rows, documents.__getitem__, training, queries.__getitem__))
     counts = epoch_counts([len(part) for part in parts], config.mixture_weights, config.mixture_temperature)
     return ListwiseTrainer(
         ranker.model,
@@ -191,11 +192,11 @@ def make_trainer(
 def tokenised(candidates: Candidates, encoder: PairEncoder, folder: Path) -> tuple[Tokens, Tokens]:
     """Token ids of all documents and of all training queries, made once."""
     corpus, rows = candidates.corpus, candidates.rows
+    tokenizer = encoder.tokenizer
+    queries = Tokens.shared(list(rows["query_id"]), rows["query"], tokenizer, folder / "queries")
     blocks = (corpus.texts(start, start + TEXTS_AT_ONCE) for start in range(0, len(corpus), TEXTS_AT_ONCE))
-    given = encoder.tokenizer, folder / "documents", encoder.max_length
-    documents = Tokens.build(corpus.ids, chain.from_iterable(blocks), *given)
-    given = encoder.tokenizer, folder / "queries", encoder.max_length
-    return documents, Tokens.build(list(rows["query_id"]), rows["query"], *given)
+    given = tokenizer, folder / "documents", encoder.document_limit(queries.lengths())
+    return Tokens.shared(corpus.ids, chain.from_iterable(blocks), *given), queries
 
 
 def dev_measure(config: RankerConfig, ranker: CrossEncoderRanker) -> Callable | None:

@@ -24,7 +24,7 @@ def first_stage() -> Run:
 
 if __name__ == "__main__":
     model, folder = sys.argv[1], Path(sys.argv[2])
-    rankers.SHARD = 1
+    rankers.SHARD, rankers.BATCH_SIZE = 1, {"cpu": 2}
     ranker = rankers.CrossEncoderRanker.from_pretrained(model, max_length=40, batch_size=2, device="cpu")
     if len(sys.argv) > 3:
         save, left = rankers._save, iter(range(int(sys.argv[3])))

@@ -31,7 +31,7 @@ def mined(folder: Path) -> candidates.Candidates:
 
 if __name__ == "__main__":
     model, folder = sys.argv[1], Path(sys.argv[2])
-    rankers.SHARD, teacher.QUERIES_A_BLOCK = 1, 4
+    rankers.SHARD, rankers.BATCH_SIZE, teacher.QUERIES_A_BLOCK = 1, {"cpu": 2}, 4
     state = rankers.processes()
     with state.main_process_first():
         found = mined(folder / "mined") if state.is_main_process else candidates.load_candidates(folder / "mined")

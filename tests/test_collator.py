@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -40,38 +40,23 @@ def test_tensors_of_the_docstring(tokenizer):
 
 
 @settings(max_examples=60, deadline=None)
-@given(query=st.text(min_size=1, max_size=20), document=st.text(max_size=200))
-def test_a_query_within_its_limit_is_encoded_as_the_tokenizer_does(tokenizer, query, document):
-    encoder = PairEncoder(tokenizer, max_length=48)
-    if len(tokenizer(query, add_special_tokens=False)["input_ids"]) <= encoder.max_query_length:
-        expected = tokenizer([query], [document], truncation="only_second", max_length=48)
-        assert dict(encoder([query], [document])) == dict(expected)
-        # up to half a pair, the default truncation of other loaders shortens the document alone, as ours does
-        other = tokenizer([query], [document], truncation=True, max_length=48)
-        assert dict(encoder([query], [document])) == dict(other)
-
-
-@settings(max_examples=60, deadline=None)
 @given(query=st.text(max_size=300), document=st.text(max_size=300))
-def test_every_pair_fits_and_keeps_room_for_the_document(tokenizer, query, document):
+def test_a_query_limit_is_kept_and_then_the_tokenizer_s_truncation(tokenizer, query, document):
     encoder = PairEncoder(tokenizer, max_length=20, max_query_length=6)
+    first = encode(tokenizer, [query])[0][:6]
     encoded = encoder([query], [document])
     types = encoded["token_type_ids"][0]
-    assert len(types) <= 20
-    assert types.count(0) <= 6 + 2  # [CLS] query [SEP]
-
-
-def test_a_query_longer_than_the_pair_is_shortened(tokenizer):
-    query = "river " * 300
-    with pytest.raises(Exception, match="(?i)truncat"):  # the tokenizer alone gives up on such a pair
-        tokenizer([query], ["stone"], truncation="only_second", max_length=16)
-    encoded = PairEncoder(tokenizer, max_length=16, max_query_length=4)([query], ["stone house"])
-    assert tokenizer.decode(encoded["input_ids"][0]) == "[CLS] river river river river [SEP] stone house [SEP]"
+    assert len(types) <= 20 and types.count(0) == len(first) + 2  # [CLS] query [SEP]
+    assert encoder([first], [document]) == encoded
 
 
 def test_limits_that_leave_no_room_are_refused(tokenizer):
-    with pytest.raises(InputError, match="choose 1 to 12"):
-        PairEncoder(tokenizer, max_length=16, max_query_length=13)
+    for options, message in (
+        ({"max_length": 4}, "max_length is 4, but must be at least 5 to hold two texts"),
+        ({"max_query_length": 0}, "max_query_length is 0, but must be at least 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            PairEncoder(tokenizer, **options)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
     tokenizer.pad_token = None
     with pytest.raises(InputError, match="padding token"):
@@ -126,30 +111,84 @@ def any_tokenizer(request, tokenizer):
     return _tokenizers(tokenizer)[request.param]
 
 
-@settings(max_examples=100, deadline=None)
+def check_pair(tokenizer, query, document, max_length):
+    encoder = PairEncoder(tokenizer, max_length)
+    expected = dict(tokenizer([query], [document], truncation=True, max_length=max_length))
+    tokens = [np.array(part, dtype=np.int64) for part in encode(tokenizer, [query, document])]
+    sizes = [np.array([len(part)]) for part in tokens]
+    limit = encoder.document_limit(sizes[0])
+    stored = tokens[1][-limit:] if tokenizer.truncation_side == "left" else tokens[1][:limit]
+    for pair in (([query], [document]), ([tokens[0]], [tokens[1]]), ([tokens[0]], [stored])):
+        assert encoder(*pair) == expected
+    assert encoder.lengths(*sizes).tolist() == [len(expected["input_ids"][0])]
+
+
+@settings(max_examples=60, deadline=None)
 @given(query=st.text(max_size=20), document=st.text(max_size=80))
 def test_tokens_of_texts_make_the_tokenizer_s_own_pairs(any_tokenizer, query, document):
-    encoder = PairEncoder(any_tokenizer, max_length=40, max_query_length=30)
-    tokens = encode(any_tokenizer, [query, document])
-    if len(tokens[0]) <= 30:
-        expected = dict(any_tokenizer([query], [document], truncation="only_second", max_length=40))
-        assert encoder([query], [document]) == expected == encoder(tokens[:1], tokens[1:])
-        lengths = encoder.lengths(*(np.array([len(part)]) for part in tokens))
-        assert lengths.tolist() == [len(expected["input_ids"][0])]
+    check_pair(any_tokenizer, query, document, 40)
+
+
+@settings(max_examples=40, deadline=None)
+@example(query=200, document=150, max_length=128, same=False)  # an odd token of room goes to the longer text,
+@example(query=150, document=200, max_length=128, same=False)
+@example(query=150, document=150, max_length=128, same=True)  # and of equal ones to the document
+@example(query=88, document=5, max_length=128, same=False)
+@given(query=st.integers(0, 200), document=st.integers(0, 400), max_length=st.integers(8, 160), same=st.booleans())
+def test_long_pairs_are_cut_where_the_tokenizer_cuts_them(any_tokenizer, query, document, max_length, same):
+    words = "the cat and a dog what is red".split()
+    texts = [" ".join(words[n % 8] for n in range(count)) for count in (query, query if same else document)]
+    check_pair(any_tokenizer, *texts, max_length)
 
 
 def test_tokens_lie_on_disk_and_are_written_once(tokenizer, tmp_path, monkeypatch):
     texts = ["the cat", "", "stone house " * 20, "[SEP] dog"]
     monkeypatch.setattr("r2anker_hf.tokens.TEXTS_AT_ONCE", 3)
     first = Tokens.build(list("abcd"), texts, tokenizer, tmp_path / "tokens", limit=7)
-    again = Tokens.build(list("abcd"), None, tokenizer, tmp_path / "tokens", limit=7)  # nothing may be read
-    for tokens in (first, again):
+    monkeypatch.setattr("r2anker_hf.tokens.encode", None)  # nothing may be tokenised
+    again = Tokens.build(list("abcd"), iter(texts), tokenizer, tmp_path / "tokens", limit=7)
+    for tokens in (first, again, Tokens.read(list("abcd"), tmp_path / "tokens")):
         assert isinstance(tokens.values, np.memmap) and tokens.values.dtype == np.uint16
         assert [tokens[name].tolist() for name in "abcd"] == [part[:7] for part in encode(tokenizer, texts)]
-        assert tokens.length("b") == 0
+        assert tokens.length("b") == 0 and tokens.lengths().tolist() == [2, 0, 7, 2]
+        assert tokens.fingerprint == first.fingerprint
+    monkeypatch.undo()
     left = AutoTokenizer.from_pretrained(tokenizer.name_or_path, truncation_side="left")
     kept = Tokens.build(["c"], texts[2:3], left, tmp_path / "left", limit=3)["c"]
     assert kept.tolist() == encode(tokenizer, texts[2:3])[0][-3:]
+
+
+OTHERS = {
+    "texts": {"texts": ["the cat", "a dog", "red"]},
+    "a text in a later block": {"texts": ["the cat", "stone house", "fish"]},
+    "one text more": {"texts": ["the cat", "stone house", "red", "blue"]},
+    "one block less": {"texts": ["the cat", "stone house"]},
+    "no text": {"texts": []},
+    "limit": {"limit": 1},
+    "tokenizer": {"tokenizer": "learnt"},
+    "side": {"tokenizer": "left"},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_tokens_of_anything_else_are_made_anew(tokenizer, tmp_path, monkeypatch, other):
+    monkeypatch.setattr("r2anker_hf.tokens.TEXTS_AT_ONCE", 2)
+    tokenizers = {
+        "learnt": lambda: learn_vocabulary(tokenizer, lambda: [["the cat", "stone red house"]], 40),
+        "left": lambda: AutoTokenizer.from_pretrained(tokenizer.name_or_path, truncation_side="left"),
+    }
+    given = {"texts": ["the cat", "stone house", "red"], "tokenizer": tokenizer, "limit": 2}
+    folder = tmp_path / "tokens"
+    first = Tokens.build((), **given, folder=folder)
+    (folder / "notes.txt").write_text("mine")
+    given |= OTHERS[other]
+    if isinstance(given["tokenizer"], str):
+        given["tokenizer"] = tokenizers[given["tokenizer"]]()
+    found = Tokens.build((), **{**given, "texts": iter(given["texts"])}, folder=folder)
+    fresh = Tokens.build((), **given, folder=tmp_path / "fresh")
+    assert np.array_equal(found.values, fresh.values) and np.array_equal(found.ends, fresh.ends)
+    assert found.fingerprint == fresh.fingerprint != first.fingerprint
+    assert (folder / "notes.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_learnt_vocabulary_is_the_texts_own_and_always_the_same(tokenizer, tmp_path):

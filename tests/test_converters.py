@@ -1,5 +1,6 @@
 """Exports are what the other libraries read, hold the trainer's own draws, and come back as they went."""
 
+import copy
 import gzip
 import importlib.util
 import json
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import datasets
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from r2anker_hf.collection import Collection, Corpus, load_collection
-from r2anker_hf.negatives.candidates import load_candidates, write_candidates
+from r2anker_hf.names import checked_id
+from r2anker_hf.negatives.candidates import Candidates, Mining, load_candidates, mine, write_candidates
 from r2anker_hf.negatives.converters import FORMS, READERS, export_groups, export_pool, export_runs, import_negatives
 from r2anker_hf.negatives.sampling import Sampling, draw_group, fused_scores
 from r2anker_hf.records import Document, InputError
@@ -172,6 +176,181 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path, name, content, form, mes
             import_negatives(tmp_path / gone, "triplet", tmp_path / gone.replace(".", "_"))
 
 
+GOOD = {
+    "sentence_transformers": {"qid": 1, "pos": [10], "neg": {"bm25": [11, {"pid": "12"}]}},
+    "tevatron": {
+        "query_id": "q",
+        "query": "what",
+        "positive_passages": [{"docid": "p", "title": "", "text": "one"}],
+        "negative_passages": [{"docid": "n", "title": None, "text": ""}],
+    },
+    "flag_embedding": {"query": "what", "pos": ["one"], "neg": ["two"], "pos_scores": [1.0], "neg_scores": [0]},
+    "labeled_list": {"query": "what", "docs": ["one", "two"], "labels": [1, 0.0]},
+    "n_tuple": {"query": "what", "positive": "one", "negative_1": "two"},
+    "triplet": {"anchor": "what", "positive": "one", "negative": "two"},
+}
+NO_ID, NO_TEXT, NO_LIST = "without spaces, or an integer, but is", "must be a text", "must be a list"
+WRONG = [  # form, where in the row, what stands there, what is said
+    *(("sentence_transformers", ["qid"], value, NO_ID) for value in (None, "", " ", "a b", "a\t", 1.5, True, ["q"])),
+    *(
+        ("sentence_transformers", ["pos", 0], value, NO_ID)
+        for value in (None, "", "a\nb", "\ufeffa", "\ud800", {"pid": None})
+    ),
+    *(("sentence_transformers", ["neg", "bm25", 1], value, NO_ID) for value in (None, "x y", {"pid": ""}, 2.0)),
+    *(("sentence_transformers", ["pos"], value, NO_LIST) for value in (None, "10", {"pid": 10}, 10)),
+    *(("sentence_transformers", ["neg", "bm25"], value, NO_LIST) for value in (None, "1112", {"pid": 10})),
+    *(("sentence_transformers", ["neg"], value, "lists of ids by system") for value in (None, "bm25", [11])),
+    *(
+        ("sentence_transformers", ["neg", name], [11], "is no name of 1 to 100")
+        for name in ("../../../escaped", "/tmp/escaped", "..", "", "a b", "a/b")
+    ),
+    *(("tevatron", ["query_id"], value, NO_ID) for value in (None, "", "a b")),
+    *(("tevatron", ["query"], value, "'query' must be a text") for value in (None, 7, ["what"], "", " ")),
+    *(("tevatron", ["negative_passages"], value, NO_LIST) for value in (None, "n", {"docid": "n", "text": "two"})),
+    *(("tevatron", ["positive_passages", 0, "docid"], value, NO_ID) for value in (None, "", "a\u2028b")),
+    *(("tevatron", ["negative_passages", 0, "text"], value, NO_TEXT) for value in (None, 3, ["two"], "\ud800")),
+    *(("tevatron", ["negative_passages", 0, "title"], value, NO_TEXT) for value in (3, ["two"])),
+    *(
+        (form, ["query"], value, "must be a text")
+        for form in ("flag_embedding", "labeled_list")
+        for value in (None, "")
+    ),
+    *(("flag_embedding", [key], value, NO_LIST) for key in ("pos", "neg") for value in (None, "text", {"a": "b"})),
+    *(("flag_embedding", [key, 0], value, NO_TEXT) for key in ("pos", "neg") for value in (None, 7, ["text"])),
+    *(("flag_embedding", ["neg_scores"], value, "must be a list") for value in ("1", 1, {})),
+    *(
+        ("flag_embedding", ["pos_scores", 0], value, "must be finite numbers")
+        for value in (None, "1", float("nan"), float("inf"), 10**400)
+    ),
+    ("flag_embedding", ["neg_scores"], [], "'pos_scores' and 'neg_scores' hold 1 scores for 2 texts"),
+    *(("labeled_list", [key], value, NO_LIST) for key in ("docs", "labels") for value in (None, "one", {})),
+    ("labeled_list", ["docs", 1], None, NO_TEXT),
+    ("labeled_list", ["labels", 1], "0", "must be finite numbers"),
+    ("labeled_list", ["labels"], [1], "'labels' holds 1 labels for 2 'docs'"),
+    *(("n_tuple", [key], value, NO_TEXT) for key in ("positive", "negative_1", "negative_2") for value in (None, 1)),
+    *(("triplet", [key], value, NO_TEXT) for key in ("anchor", "negative") for value in (None, ["two"])),
+]
+
+
+def imported(tmp_path, form, row):
+    (tmp_path / "in" / "deeper").mkdir(parents=True)
+    (tmp_path / "in" / "file.jsonl").write_text("\n" + json.dumps(row))
+    return import_negatives(tmp_path / "in" / "file.jsonl", form, tmp_path / "in" / "deeper" / "out")
+
+
+@pytest.mark.parametrize("form", READERS)
+def test_the_rows_that_the_table_changes_are_good(tmp_path, form):
+    assert (imported(tmp_path, form, GOOD[form]) / "qrels/train.tsv").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize(("form", "place", "value", "message"), WRONG, ids=lambda one: ascii(one)[:40])
+def test_a_field_of_another_kind_is_refused_with_file_and_row(tmp_path, form, place, value, message):
+    row = copy.deepcopy(GOOD[form])
+    *outer, last = place
+    parent = row
+    for key in outer:
+        parent = parent[key]
+    parent[last] = value
+    with pytest.raises(InputError) as raised:
+        imported(tmp_path, form, row)
+    said = str(raised.value)
+    assert message in said and said.startswith(f"{tmp_path / 'in' / 'file.jsonl'}, row 2: ") and "\n" not in said
+    outside = {path for path in tmp_path.rglob("*") if path.is_file() and "out" not in path.parts}
+    assert outside == {tmp_path / "in" / "file.jsonl"}
+
+
+@pytest.mark.parametrize("split", ["../../x", "..", "a/b", "", "a b"])
+def test_a_split_that_leaves_the_folder_is_refused(tmp_path, split):
+    (tmp_path / "file.jsonl").write_text(json.dumps(GOOD["triplet"]))
+    with pytest.raises(InputError, match="split .* is no name"):
+        import_negatives(tmp_path / "file.jsonl", "triplet", tmp_path / "out", split)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_query_that_was_scored_twice_stands_once_in_the_teacher_s_run(tmp_path):
+    rows = [{**GOOD["flag_embedding"], "neg": ["two"]}, {**GOOD["flag_embedding"], "neg": ["three"]}]
+    (tmp_path / "bge.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = import_negatives(tmp_path / "bge.jsonl", "flag_embedding", tmp_path / "out")
+    corpus = load_collection(folder, "train").corpus
+    (ranked,) = Run.read_trec(folder / "runs/teacher.trec").values()
+    assert {corpus.text(d.doc_id): d.score for d in ranked} == {"one": 1.0, "two": 0.0, "three": 0.0}
+
+
+def candidates_of(query_id, doc_ids, retriever="bm25"):
+    """One query, whose first document is relevant and whose others one retriever listed."""
+    corpus = Corpus.from_documents([Document(doc_id, "", f"text {n}") for n, doc_id in enumerate(doc_ids)])
+    ranked = {"retriever": retriever, "doc_ids": doc_ids[1:], "scores": [-float(n) for n in range(len(doc_ids) - 1)]}
+    row = {"query_id": query_id, "query": "what", "positive_ids": doc_ids[:1], "candidates": [ranked]}
+    return Candidates([row], corpus, {})
+
+
+def accepted(value):
+    try:
+        return bool(checked_id(value, "id"))
+    except InputError:
+        return False
+
+
+@settings(max_examples=40, deadline=None)
+@given(ids=st.lists(st.text(max_size=4).filter(accepted), min_size=4, max_size=4, unique=True))
+def test_every_id_that_is_let_in_comes_back(tmp_path_factory, ids):
+    folder = tmp_path_factory.mktemp("ids")
+    query_id, *doc_ids = ids
+    given = candidates_of(query_id, doc_ids)
+    (path,) = export_runs(given, folder)
+    assert [d.doc_id for d in Run.read_trec(path)[query_id]] == doc_ids[1:]
+    path, _ = export_groups(given, folder, "tevatron", 2)
+    negatives = [one["docid"] for one in json.loads(path.read_bytes())["negative_passages"]]
+    back = import_negatives(path, "tevatron", folder / "back")
+    collection, run = load_collection(back, "train"), Run.read_trec(back / "runs/negatives.trec")
+    (row,) = mine(collection, {"negatives": run})
+    assert (row["query_id"], row["positive_ids"]) == (query_id, doc_ids[:1])
+    assert row["candidates"][0]["doc_ids"] == negatives and set(negatives) == set(doc_ids[1:])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("q", ["a", "b"], "../escaped"), "retriever '../escaped' is no name"),
+        (("q", ["a", "b c"]), "document id must be a string without spaces"),
+        (("q\n", ["a", "b"]), "query id must be a string without spaces"),
+    ],
+)
+def test_runs_of_a_dataset_made_elsewhere_stay_in_their_folder(tmp_path, given, message):
+    with pytest.raises(InputError, match=message):
+        export_runs(candidates_of(*given), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("use", ["runs", "constraints", "rankings"])
+def test_mining_refuses_names_and_ids_at_the_door(candidates, use):
+    documents = [Document("a", "", "text"), Document("b c", "", "text")]
+    collection = Collection("toy", "0", "train", Corpus.from_documents(documents), {"q": "what"}, {"q": {"a": 1}})
+    run = Run({"q": [("b c", 1.0)]})
+    with pytest.raises(InputError, match="run '../x' is no name"):
+        Mining(collection, **{"runs": {"bm25": run}, use: {"../x": run}})
+    with pytest.raises(InputError, match="document id must be a string without spaces, or an integer, but is 'b c'"):
+        list(Mining(collection, **{"runs": {"bm25": Run({})}, use: {"bm25": run}}).rows())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("import_negatives", {"file": "x.jsonl", "form": "triplet", "split": "../../x"}),
+        ("teach", {"negatives": "n", "ranker": "r", "name": "../x"}),
+        *(("mine", {"collection": "apidocs", "runs": {}, use: {"../x": "run.trec"}}) for use in ("runs", "rankings")),
+        *(("mine", {"collection": "apidocs", "runs": {}, use: {"a b": "r"}}) for use in ("dev_runs", "constraints")),
+    ],
+)
+def test_recipes_refuse_names_before_they_work(recipe, options):
+    module = recipe_module(recipe)
+    config = next(
+        value for name, value in vars(module).items() if name.endswith("Config") and value.__module__ == recipe
+    )
+    with pytest.raises(InputError, match="is no name of 1 to 100"):
+        config(output_dir="out", **options)
+
+
 def test_unknown_forms_name_the_choices(candidates, tmp_path):
     with pytest.raises(InputError, match="no export form 'onion'; choices: labeled_list, n_tuple, .*, trec, pool"):
         export_groups(candidates, tmp_path, "onion")
@@ -221,11 +400,15 @@ def test_recipes_export_and_import(folder, candidates, tmp_path):
     assert done.returncode == 2 and "error: no export form 'onion'" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["export", "import_negatives"])
-def test_a_recipe_names_every_form(name):
+def recipe_module(name):
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / "recipes" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["export", "import_negatives"])
+def test_a_recipe_names_every_form(name):
     for form in (*FORMS, "trec", "pool") if name == "export" else READERS:
-        assert form in module.__doc__
+        assert form in recipe_module(name).__doc__

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rerank_toy import collection as toy_collection
+from rerank_toy import first_stage
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from r2anker_hf import rankers
 from r2anker_hf.collection import Collection, Corpus
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers import CrossEncoderRanker, edit_json
 from r2anker_hf.records import Document, InputError
 from r2anker_hf.run import Run
 
@@ -61,6 +65,48 @@ def test_three_loaders_give_equal_scores(ranker, saved):
     inputs = tokenizer(*map(list, zip(*PAIRS, strict=True)), padding=True, truncation=True, return_tensors="pt")
     with torch.inference_mode():
         assert model.eval()(**inputs).logits[:, 0].numpy() == pytest.approx(expected, abs=1e-5)
+
+
+# In pairs of 48 tokens: a long query beside a short document, and two long texts, each of which is once the longer.
+LONG = [("cat " * 40, "dog"), ("cat " * 60, "dog " * 50), ("cat " * 50, "dog " * 60), ("cat " * 50, "dog " * 50)]
+
+
+def test_loaders_agree_on_queries_longer_than_half_a_pair(ranker, saved):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    expected = sentence_transformers.CrossEncoder(str(saved), device="cpu").predict(LONG)
+    assert ranker.score(LONG) == pytest.approx(expected, abs=1e-5)
+    documents = [Document(f"d{i}", "", document) for i, (_, document) in enumerate(LONG)]
+    queries = {f"q{i}": query for i, (query, _) in enumerate(LONG)}
+    qrels = {query_id: {"d0": 1} for query_id in queries}
+    collection = Collection("toy", "sha256:0", "test", Corpus.from_documents(documents), queries, qrels)
+    reranked = ranker.rerank(Run({f"q{i}": [(f"d{i}", 1.0)] for i in range(len(LONG))}), collection)
+    assert [reranked[query_id][0].score for query_id in queries] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_query_limit_is_saved_and_warned_of(ranker, tmp_path):
+    limited = CrossEncoderRanker(ranker.model, ranker.tokenizer, 48, max_query_length=22, batch_size=4)
+    with pytest.warns(UserWarning, match="other loaders do not cut queries at max_query_length 22"):
+        limited.save_pretrained(tmp_path)
+    again = CrossEncoderRanker.from_pretrained(tmp_path, device="cpu")
+    assert again.encoder.max_query_length == 22
+    assert again.score(LONG) == pytest.approx(limited.score(LONG), abs=1e-5)
+    assert np.abs(again.score(LONG) - ranker.score(LONG)).max() > 1e-3
+    assert CrossEncoderRanker.from_pretrained(tmp_path, max_length=20, device="cpu").encoder.max_query_length == 22
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"max_length": 48, "max_query_length": 22}, (48, None)),  # half of a pair was what stood for no limit
+        ({"max_length": 48, "max_query_length": 12}, (48, 12)),
+        ({"max_length": 48}, (48, None)),
+    ],
+)
+def test_rankers_of_the_version_before_load(saved, tmp_path, limits, expected):
+    shutil.copytree(saved, tmp_path / "old")
+    edit_json(tmp_path / "old" / "config.json", {"r2anker": limits})
+    encoder = CrossEncoderRanker.from_pretrained(tmp_path / "old", device="cpu").encoder
+    assert (encoder.max_length, encoder.max_query_length) == expected
 
 
 def test_what_other_loaders_need_is_on_disk(saved):
@@ -118,6 +164,71 @@ def test_a_model_without_a_trained_head_is_for_training_alone(tiny_model, tmp_pa
     with pytest.raises(InputError, match="has no trained head"):
         CrossEncoderRanker.from_pretrained(tmp_path)
     assert CrossEncoderRanker.from_pretrained(tmp_path, fresh_head=True).score(PAIRS).shape == (4,)
+
+
+OTHER_RUNS = ("weights", "one weight", "head count", "text of a document", "text of a query", "max_length")
+OTHER_RUNS += ("max_query_length", "dtype", "depth", "tokenizer", "documents", "shards of another version")
+
+
+@pytest.mark.parametrize("other", OTHER_RUNS)
+def test_a_folder_gives_no_score_of_another_run(tiny_model, tmp_path, other, monkeypatch):
+    monkeypatch.setattr(rankers, "SHARD", 1)
+    monkeypatch.setattr(rankers, "BATCH_SIZE", {"cpu": 2})
+
+    def reranked(change, folder):
+        config = {"num_attention_heads": 4} if change == "head count" else {}
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_model, **config)
+        options = {name: value for name, value in LIMITS.items() if name == change}
+        if change == "dtype":
+            options["dtype"] = torch.bfloat16
+        side = "left" if change == "tokenizer" else "right"
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model, truncation_side=side)
+        if change in ("weights", "one weight"):
+            weight = model.bert.encoder.layer[0].output.dense.weight.data
+            (weight if change == "weights" else weight[7, 5:6]).add_(0.5)
+        ranker = CrossEncoderRanker(model, tokenizer, **{"max_length": 40, **options})
+        texts = [f"the {'cat and dog ' * (i % 7 + 3 * i)}house {i}" for i in range(6)]
+        if change == "text of a document":
+            texts[4] = "fish " * 9
+        queries = {"q1": "fire water" if change == "text of a query" else "cat", "q2": "dog house what is the river"}
+        documents = [Document(f"d{i}", "", text) for i, text in enumerate(texts)]
+        collection = Collection("toy", "sha256:0", "test", Corpus.from_documents(documents), queries, {})
+        first = [f"d{i}" for i in (range(5, -1, -1) if change == "documents" else range(6))]
+        run = Run({query_id: [(d, -i) for i, d in enumerate(first)] for query_id in queries})
+        return dict(ranker.rerank(run, collection, depth=4 if change == "depth" else 5, folder=folder).items())
+
+    before = reranked(None, tmp_path / "work")
+    (tmp_path / "work" / "scores-of-mine.npy").write_text("kept")
+    np.save(tmp_path / "work" / "scores-000000.npy", np.zeros(3))  # as version 0.1.0 named them
+    if other == "shards of another version":
+        monkeypatch.setattr(rankers, "SHARD", 2)
+    expected = reranked(other, tmp_path / "fresh")
+    assert expected != before or other == "shards of another version"
+    assert reranked(other, tmp_path / "work") == expected
+    assert (tmp_path / "work" / "scores-of-mine.npy").read_text() == "kept"
+    names = {path.name for path in (tmp_path / "work").glob("scores-0*")}
+    assert names == {path.name for path in (tmp_path / "fresh").glob("scores-0*")}  # the others were removed
+
+
+LIMITS = {"max_length": 20, "max_query_length": 2}
+
+
+def test_another_batch_size_goes_on_with_the_scores_that_are_there(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(rankers, "SHARD", 1)
+    monkeypatch.setattr(rankers, "BATCH_SIZE", {"cpu": 4})
+    given = first_stage(), toy_collection()
+    sizes = (8, 3, 1)
+    made = [CrossEncoderRanker.from_pretrained(tiny_model, max_length=40, batch_size=n, device="cpu") for n in sizes]
+    expected = made[0].rerank(*given, folder=tmp_path)
+    shards = sorted(tmp_path.glob("scores-*"))
+    for ranker in made[1:]:
+        lost, kept = shards[1], [path.stat().st_mtime_ns for path in shards if path != shards[1]]
+        lost.unlink()
+        found = ranker.rerank(*given, folder=tmp_path)
+        assert [path.stat().st_mtime_ns for path in shards if path != lost] == kept and lost.exists()
+        for query_id in expected:
+            scores = ({d.doc_id: d.score for d in run[query_id]} for run in (found, expected))
+            assert next(scores) == pytest.approx(next(scores), abs=1e-5)
 
 
 def reranked_by(model, folder, *arguments, processes=1):

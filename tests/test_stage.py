@@ -58,6 +58,35 @@ def test_another_configuration_does_not_go_on_from_the_rest(tmp_path):
     assert not (tmp_path / "out" / "shard-0").exists()
 
 
+def test_an_option_that_decides_nothing_may_change_on_the_way(tmp_path):
+    def breaks(folder):
+        (folder / "shard-0").write_text("kept")
+        raise RuntimeError("out of memory")
+
+    def goes_on(folder):
+        assert (folder / "shard-0").read_text() == "kept"
+        assert "depth: 2" in (folder / "config.yaml").read_text()  # what it went on with
+        write(folder)
+
+    with pytest.raises(RuntimeError):
+        run_stage(Config(depth=3), tmp_path / "out", {}, breaks, free=("depth",))
+    run_stage(Config(depth=2), tmp_path / "out", {}, goes_on, free=("depth",))
+    run_stage(Config(depth=1), tmp_path / "out", {}, pytest.fail, free=("depth",))  # finished before
+    with pytest.raises(InputError, match="another configuration or input"):
+        run_stage(Config(depth=2, seed=1), tmp_path / "out", {}, pytest.fail, free=("depth",))
+
+
+@pytest.mark.parametrize("broken", ["", "- 1", "depth: [", "\xff"])
+def test_a_configuration_that_was_half_written_is_begun_afresh(tmp_path, broken):
+    partial = tmp_path / ".out.partial"
+    partial.mkdir()
+    (partial / "config.yaml").write_text(broken, encoding="latin-1")
+    (partial / "provenance.json").write_text('{"inputs": {}}')
+    (partial / "shard-0").write_text("stale")
+    run_stage(Config(), tmp_path / "out", {}, write)
+    assert not (tmp_path / "out" / "shard-0").exists()
+
+
 def test_a_finished_stage_is_neither_repeated_nor_overwritten(tmp_path, capsys):
     run_stage(Config(), tmp_path / "out", {"model": "a@1"}, write)
     run_stage(Config(), tmp_path / "out", {"model": "a@1"}, pytest.fail)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,14 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from datasets import Dataset
 from teach_toy import QUERIES, mined
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from r2anker_hf.collection import Corpus
 from r2anker_hf.negatives import teacher
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.sampling import Sampling, draw_group
 from r2anker_hf.negatives.teacher import TeacherScores, drawn, pooled, write_taught
 from r2anker_hf.rankers import CrossEncoderRanker
-from r2anker_hf.records import InputError
+from r2anker_hf.records import Document, InputError
 from r2anker_hf.run import Run
 
 PARQUET = "candidates/train-00000-of-00001.parquet"
@@ -121,6 +126,38 @@ def test_blocks_that_are_there_are_not_scored_again(tmp_path):
     assert again.asked == [] and before.stat().st_mtime_ns == written
     assert np.load(before).dtype == np.float32
     assert list(scores.rows(3, 5)) == rows[3:5]
+
+
+@pytest.mark.parametrize("other", ["ranker", "precision", "passage", "query", "depth", "draws"])
+def test_a_folder_gives_no_score_of_another_teacher(tiny_model, tmp_path, other):
+    def made(change, folder):
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_model)
+        if change == "ranker":
+            model.classifier.weight.data.mul_(2)
+        dtype = torch.bfloat16 if change == "precision" else torch.float32
+        ranker = CrossEncoderRanker(model, AutoTokenizer.from_pretrained(tiny_model), dtype=dtype)
+        found = mined(tmp_path / "mined")
+        if change == "passage":
+            texts = [text.replace("house 3", "fish") for text in found.corpus.texts()]
+            documents = [Document(doc_id, "", text) for doc_id, text in zip(found.corpus.ids, texts, strict=True)]
+            found = replace(found, corpus=Corpus.from_documents(documents))
+        if change == "query":
+            rows = [{**row, "query": row["query"].replace("cat", "fire")} for row in found.rows]
+            found = replace(found, rows=Dataset.from_list(rows))
+        choose = partial(pooled, depth=1) if change == "depth" else POOLED
+        if change == "draws":
+            choose = partial(drawn, count=1, epochs=1, seed=7, sampling=Sampling())
+        scores = TeacherScores(found, "train", "teacher", choose, folder)
+        scores.make(ranker.rerank)
+        return list(scores.rows())
+
+    before = made(None, tmp_path / "work")
+    (tmp_path / "work" / "scores-of-mine.npy").write_text("kept")
+    expected = made(other, tmp_path / "fresh")
+    assert expected != before
+    assert made(other, tmp_path / "work") == expected
+    assert (tmp_path / "work" / "scores-of-mine.npy").read_text() == "kept"
+    assert len(list((tmp_path / "work").iterdir())) == 2
 
 
 def taught_by(model, folder, *arguments, processes=1):

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..collection import Collection, Corpus
 from ..files import sha256_file
+from ..names import checked_id, checked_ids, checked_name
 from ..records import Document, InputError, ScoredDocument
 from ..revisions import resolved
 from .card import write_card
@@ -83,7 +84,7 @@ class Mining:
             its name.
 
     Raises:
-        InputError: no run, or a depth below 1.
+        InputError: no run, a run's name that is not safe in a file's name, or a depth below 1.
     """
 
     collection: Collection
@@ -100,6 +101,8 @@ class Mining:
         for name in ("depth", "constraint_depth"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        for name in (*self.runs, *self.constraints, *self.rankings):
+            checked_name(name, "run")
 
     def query_ids(self) -> list[str]:
         """The queries that get a row, in the collection's order: those with a relevant document."""
@@ -111,16 +114,16 @@ class Mining:
         A query that a run lacks has an empty list for it.
 
         Raises:
-            InputError: a run names a document that the corpus lacks.
+            InputError: a run names a document that the corpus lacks, or an id is one that run files cannot hold.
         """
         for query_id in self.query_ids()[start:stop]:
             yield self._row(query_id)
 
     def _row(self, query_id: str) -> dict[str, Any]:
         row = {
-            "query_id": query_id,
+            "query_id": checked_id(query_id, "query id"),
             "query": self.collection.queries[query_id],
-            "positive_ids": self.collection.positives(query_id),
+            "positive_ids": checked_ids(self.collection.positives(query_id), "document id"),
             "candidates": [
                 {"retriever": name, **self._ranked(name, run, query_id, self.depth)} for name, run in self.runs.items()
             ],
@@ -138,7 +141,7 @@ class Mining:
 
     def _ranked(self, name: str, run: RankedLists, query_id: str, depth: int | None) -> dict[str, Any]:
         documents = run.get(query_id, ())[:depth]
-        doc_ids = [document.doc_id for document in documents]
+        doc_ids = checked_ids((document.doc_id for document in documents), "document id")
         if not all(map(self.collection.corpus.__contains__, doc_ids)):
             missing = next(doc_id for doc_id in doc_ids if doc_id not in self.collection.corpus)
             raise InputError(f"run {name!r}, query {query_id!r}: document {missing!r} is not in the corpus")
@@ -213,7 +216,11 @@ def write_rows(
         process: index of this process.
         processes: how many share the work.
         rows_a_shard: rows of a file.
+
+    Raises:
+        InputError: the split's name is not safe in a file's name.
     """
+    checked_name(split, "split")
     paths = _shard_paths(Path(folder) / "candidates", split, total, rows_a_shard)
     for index in range(process, len(paths), processes):
         if not paths[index].exists():

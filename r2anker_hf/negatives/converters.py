@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain, count, islice
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..files import read_lines
+from ..names import checked_id, checked_ids, checked_name
 from ..records import InputError
 from ..run import Run
 from .candidates import Candidates
@@ -144,14 +146,18 @@ def export_groups(
 
 
 def export_runs(candidates: Candidates, folder: str | os.PathLike) -> list[Path]:
-    """Each retriever's lists as a TREC run, `<retriever>.trec`, ready to be measured, reranked or mined again."""
+    """Each retriever's lists as a TREC run, `<retriever>.trec`, ready to be measured, reranked or mined again.
+
+    Raises:
+        InputError: a retriever's name is not safe in a file's name, or an id is one that run files cannot hold.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         files: dict[str, Any] = {}
         for row in candidates.rows:
             for name, ranked in QueryCandidates.of_row(row).lists.items():
-                path = folder / f"{name}.trec"
+                path = folder / f"{checked_name(name, 'retriever')}.trec"
                 if name not in files:
                     files[name] = stack.enter_context(open(path, "w", encoding="utf-8", newline="\n"))
                 _write_list(files[name], row["query_id"], zip(ranked.doc_ids, ranked.scores, strict=True), name)
@@ -176,6 +182,10 @@ def export_pool(candidates: Candidates, path: str | os.PathLike, depth: int | No
             _write_list(file, row["query_id"], ranked, "pool")
 
 
+Identified = tuple[str | None, str | None]
+"""A document's id, or None where the form has none; its text, or None where the form has ids only."""
+
+
 class Imported(NamedTuple):
     """A line of another library's file.
 
@@ -189,48 +199,67 @@ class Imported(NamedTuple):
 
     query_id: str | None
     query: str | None
-    positives: list[tuple[str | None, str | None]]
-    lists: dict[str, list[tuple[str | None, str | None]]]
-    scores: list[float] = []
+    positives: Sequence[Identified]
+    lists: Mapping[str, Sequence[Identified]]
+    scores: Sequence[float] = ()
 
 
 def read_sentence_transformers(row: Mapping[str, Any]) -> Imported:
     """sentence-transformers/msmarco-hard-negatives: `qid`, `pos`, and `neg`, ids by system; no texts."""
 
-    def ids(entries: Iterable[Any]) -> list[tuple[str, None]]:
-        return [(str(entry["pid"] if isinstance(entry, Mapping) else entry), None) for entry in entries]
+    def ids(entries: Any, key: str) -> list[tuple[str, None]]:
+        given = [entry["pid"] if isinstance(entry, Mapping) else entry for entry in _list(entries, key)]
+        return [(doc_id, None) for doc_id in checked_ids(given, f"{key!r}: an id")]
 
-    return Imported(str(row["qid"]), None, ids(row["pos"]), {name: ids(found) for name, found in row["neg"].items()})
+    if not isinstance(row["neg"], Mapping):
+        raise InputError(f"'neg' must be lists of ids by system, but is {_shown(row['neg'])}")
+    lists = {checked_name(name, "system"): ids(found, f"neg.{name}") for name, found in row["neg"].items()}
+    return Imported(checked_id(row["qid"], "'qid'"), None, ids(row["pos"], "pos"), lists)
 
 
 def read_tevatron(row: Mapping[str, Any]) -> Imported:
     """Tevatron/msmarco-passage and what our own export writes."""
 
-    def passages(entries: Iterable[Mapping[str, str]]) -> list[tuple[str, str]]:
-        return [(str(e["docid"]), f"{e.get('title') or ''} {e['text']}".strip()) for e in entries]
+    def passages(key: str) -> list[tuple[str, str]]:
+        return [(checked_id(entry["docid"], f"{key!r}: 'docid'"), passage(entry)) for entry in _list(row[key], key)]
 
-    lists = {"negatives": passages(row["negative_passages"])}
-    return Imported(str(row["query_id"]), row["query"], passages(row["positive_passages"]), lists)
+    def passage(entry: Mapping[str, Any]) -> str:
+        title = "" if entry.get("title") is None else _text(entry["title"], "title")
+        return f"{title} {_text(entry['text'], 'text')}".strip()
+
+    lists = {"negatives": passages("negative_passages")}
+    return Imported(checked_id(row["query_id"], "'query_id'"), _query(row), passages("positive_passages"), lists)
 
 
 def read_flag_embedding(row: Mapping[str, Any]) -> Imported:
     """FlagEmbedding: `query`, `pos`, `neg`, and a teacher's `pos_scores`, `neg_scores` where it has them."""
-    scores = [*(row.get("pos_scores") or ()), *(row.get("neg_scores") or ())]
-    return Imported(None, row["query"], _texts(row["pos"]), {"negatives": _texts(row["neg"])}, scores)
+    positives, negatives = (_texts(row[key], key) for key in ("pos", "neg"))
+    given = {key: row[key] for key in ("pos_scores", "neg_scores") if row.get(key) is not None}
+    scores = [_number(score, key) for key, values in given.items() for score in _list(values, key)]
+    if scores and len(scores) != len(positives) + len(negatives):
+        texts = len(positives) + len(negatives)
+        raise InputError(f"'pos_scores' and 'neg_scores' hold {len(scores)} scores for {texts} texts")
+    return Imported(None, _query(row), positives, {"negatives": negatives}, scores)
 
 
 def read_labeled_list(row: Mapping[str, Any]) -> Imported:
     """sentence-transformers: `query`, `docs`, `labels`; a label above 0 is relevant."""
-    pairs = list(zip(row["docs"], row["labels"], strict=True))
-    negatives = _texts(text for text, label in pairs if label <= 0)
-    return Imported(None, row["query"], _texts(text for text, label in pairs if label > 0), {"negatives": negatives})
+    texts, labels = _texts(row["docs"], "docs"), _list(row["labels"], "labels")
+    if len(texts) != len(labels):
+        raise InputError(f"'labels' holds {len(labels)} labels for {len(texts)} 'docs'")
+    positives: list[Identified] = []
+    negatives: list[Identified] = []
+    for text, label in zip(texts, labels, strict=True):
+        (positives if _number(label, "labels") > 0 else negatives).append(text)
+    return Imported(None, _query(row), positives, {"negatives": negatives})
 
 
 def read_tuple(row: Mapping[str, Any]) -> Imported:
     """sentence-transformers: `query` (or `anchor`), `positive`, `negative` or `negative_1` …"""
-    query = row["query"] if "query" in row else row["anchor"]
-    negatives = [text for name, text in row.items() if name == "negative" or name.startswith("negative_")]
-    return Imported(None, query, _texts([row["positive"]]), {"negatives": _texts(negatives)})
+    names = [name for name in row if name == "negative" or name.startswith("negative_")]
+    negatives = [(None, _text(row[name], name)) for name in names]
+    query = _query(row, "query" if "query" in row else "anchor")
+    return Imported(None, query, [(None, _text(row["positive"], "positive"))], {"negatives": negatives})
 
 
 READERS: dict[str, Callable[[Mapping[str, Any]], Imported]] = {
@@ -262,8 +291,10 @@ def import_negatives(path: str | os.PathLike, form: str, folder: str | os.PathLi
         `folder`. Forms without texts need a collection beside it, whose ids are those of the file.
 
     Raises:
-        InputError: no such form, or a row that lacks what the form has; the message names file and row.
+        InputError: no such form, a split's or system's name that is not safe in a file's name, or a row that lacks
+            what the form has or holds anything else; the message names file and row.
     """
+    checked_name(split, "split")
     if form not in READERS:
         raise InputError(f"no import form {form!r}; choices: {', '.join(READERS)}")
     with _Folder(Path(folder), split) as made:
@@ -301,34 +332,43 @@ class _Folder:
         self.stack.close()
 
     def add(self, row: Imported) -> None:
+        query_id = self._query(row)
+        positives = self._judge(query_id, row.positives)
+        listed = [doc_id for name, found in row.lists.items() for doc_id in self._rank(query_id, name, found)]
+        if row.scores:
+            pairs = zip([*positives, *listed], row.scores, strict=True)
+            self._teach(query_id, dict(reversed(list(pairs))))  # of a text that stands twice, its first score
+
+    def _query(self, row: Imported) -> str:
+        """Its id; the text is written where it has one and stands there for the first time."""
         query_id = row.query_id or _id_of(str(row.query))
-        judged, listed = self.judged, self.listed
         if row.query_id is not None:  # forms with ids have one row a query, so that nothing need be remembered
             if query_id in self.queries:
                 raise InputError(f"a second row for query {query_id!r}")
-            judged, listed = set(), set()
+            self.judged.clear()
+            self.listed.clear()
         if row.query is not None and query_id not in self.queries:
             self._write_json("queries.jsonl", {"_id": query_id, "text": row.query})
-        ranks = self.queries.setdefault(query_id, {})
-        positives = [self._document(*document) for document in row.positives]
-        for doc_id in positives:
-            if (query_id, doc_id) not in judged:
-                judged.add((query_id, doc_id))
+        self.queries.setdefault(query_id, {})
+        return query_id
+
+    def _judge(self, query_id: str, positives: Sequence[Identified]) -> list[str]:
+        doc_ids = [self._document(*document) for document in positives]
+        for doc_id in doc_ids:
+            if (query_id, doc_id) not in self.judged:
+                self.judged.add((query_id, doc_id))
                 self._write(f"qrels/{self.split}.tsv", f"{query_id}\t{doc_id}\t1\n")
-        lists = {name: [self._document(*document) for document in found] for name, found in row.lists.items()}
-        for name, doc_ids in lists.items():
-            for doc_id in doc_ids:
-                if (name, query_id, doc_id) not in listed:  # a group may hold a document twice, a run may not
-                    listed.add((name, query_id, doc_id))
-                    ranks[name] = ranks.get(name, 0) + 1
-                    self._write_rank(name, query_id, doc_id, ranks[name], -float(ranks[name]))
-        if row.scores:
-            everything = [*positives, *chain.from_iterable(lists.values())]
-            best: dict[str, float] = {}
-            for doc_id, score in zip(everything, row.scores, strict=True):
-                best.setdefault(doc_id, float(score))
-            for rank, (doc_id, score) in enumerate(sorted(best.items(), key=lambda pair: -pair[1]), start=1):
-                self._write_rank("teacher", query_id, doc_id, rank, score)
+        return doc_ids
+
+    def _rank(self, query_id: str, name: str, documents: Sequence[Identified]) -> list[str]:
+        doc_ids = [self._document(*document) for document in documents]
+        for doc_id in doc_ids:
+            self._write_rank(name, query_id, doc_id)
+        return doc_ids
+
+    def _teach(self, query_id: str, scores: Mapping[str, float]) -> None:
+        for doc_id, score in sorted(scores.items(), key=lambda pair: -pair[1]):
+            self._write_rank("teacher", query_id, doc_id, score)
 
     def _document(self, doc_id: str | None, text: str | None) -> str:
         doc_id = doc_id or _id_of(str(text))
@@ -337,8 +377,14 @@ class _Folder:
             self._write_json("corpus.jsonl", {"_id": doc_id, "title": "", "text": text})
         return doc_id
 
-    def _write_rank(self, name: str, query_id: str, doc_id: str, rank: int, score: float) -> None:
-        self._write(f"runs/{name}.trec", f"{query_id} Q0 {doc_id} {rank} {score!r} {name}\n")
+    def _write_rank(self, name: str, query_id: str, doc_id: str, score: float | None = None) -> None:
+        """The next line of a run, by default with a score that only keeps the order."""
+        if (name, query_id, doc_id) not in self.listed:  # a group may hold a document twice, a run may not
+            self.listed.add((name, query_id, doc_id))
+            ranks = self.queries[query_id]
+            rank = ranks[name] = ranks.get(name, 0) + 1
+            score = -float(rank) if score is None else score
+            self._write(f"runs/{name}.trec", f"{query_id} Q0 {doc_id} {rank} {score!r} {name}\n")
 
     def _write_json(self, name: str, record: Mapping[str, str]) -> None:
         self._write(name, json.dumps(record, ensure_ascii=False) + "\n")
@@ -354,8 +400,40 @@ def _id_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _texts(texts: Iterable[str]) -> list[tuple[None, str]]:
-    return [(None, str(text)) for text in texts]
+def _query(row: Mapping[str, Any], key: str = "query") -> str:
+    if not _text(row[key], key).strip():
+        raise InputError(f"{key!r} must be a text that is not empty, but is {row[key]!r}")
+    return row[key]
+
+
+def _text(value: Any, key: str) -> str:
+    if isinstance(value, str):
+        try:
+            value.encode()  # half of a surrogate pair, which JSON may hold, is no UTF-8
+            return value
+        except UnicodeEncodeError:
+            pass
+    raise InputError(f"{key!r} must be a text, but is {_shown(value)}")
+
+
+def _list(value: Any, key: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InputError(f"{key!r} must be a list, but is {_shown(value)}")
+    return value
+
+
+def _number(value: Any, key: str) -> float:
+    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise InputError(f"{key!r} must be finite numbers, but one is {_shown(value)}")
+    return float(value)
+
+
+def _texts(values: Any, key: str) -> list[Identified]:
+    return [(None, _text(value, key)) for value in _list(values, key)]
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.60}"
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -388,8 +466,9 @@ def _gzip_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _write_list(file: Any, query_id: str, documents: Iterable[tuple[str, float]], tag: str) -> None:
+    query_id = checked_id(query_id, "query id")
     for rank, (doc_id, score) in enumerate(documents, start=1):
-        file.write(f"{query_id} Q0 {doc_id} {rank} {score!r} {tag}\n")
+        file.write(f"{query_id} Q0 {checked_id(doc_id, 'document id')} {rank} {score!r} {tag}\n")
 
 
 def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

@@ -7,6 +7,7 @@ id, so neither the order of the candidates nor that of the scores decides which 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..collection import Collection
-from ..processes import is_main_process, processes, wait_for_all
+from ..files import remove_others
+from ..fingerprints import corpus_fingerprint, fingerprint, fingerprint_of
+from ..names import checked_name
+from ..processes import is_main_process, once, processes, wait_for_all
 from ..records import InputError
 from ..run import Run, ranked
 from .candidates import (
@@ -32,6 +36,7 @@ from .candidates import (
 from .sampling import Sampling, draw_group
 
 QUERIES_A_BLOCK = 1000  # scored together; 600,000 pairs with three lists of 200, some hundred MB
+SCORES = re.compile(r"scores-\d+(-[0-9a-f]{32})?\.npy")  # without a hash: of version 0.1.0
 
 Row = Mapping[str, Any]
 Choose = Callable[[Row], Sequence[str]]
@@ -39,7 +44,10 @@ Choose = Callable[[Row], Sequence[str]]
 
 
 class Rerank(Protocol):
-    """`CrossEncoderRanker.rerank`: shares the work over the processes of a launch, and goes on after a kill."""
+    """`CrossEncoderRanker.rerank`: shares the work over the processes of a launch, and goes on after a kill.
+
+    A method of what has a `fingerprint()`, as rankers have, is asked again where another ranker scored before.
+    """
 
     def __call__(
         self, run: Run, collection: Collection, depth: int = ..., progress: bool = ..., folder: Any = ...
@@ -72,10 +80,11 @@ class TeacherScores:
         split: its split.
         name: what the ranking is called.
         choose: which documents of a row are scored, such as `pooled` or `drawn`.
-        folder: keeps each block's scores, so that work that was killed goes on.
+        folder: keeps each block's scores, so that work that was killed goes on. Scores of another ranker, other texts
+            or other documents are removed; other files stay as they are.
 
     Raises:
-        InputError: the candidates hold a ranking of that name already.
+        InputError: the name is none, or the candidates hold a ranking of that name already.
     """
 
     candidates: Candidates
@@ -85,6 +94,7 @@ class TeacherScores:
     folder: Path
 
     def __post_init__(self):
+        checked_name(self.name, "name")
         taken = [one["ranker"] for one in self._first().get("rankings") or ()]
         if self.name in taken:
             raise InputError(f"the candidates hold scores of {self.name!r} already; give these another name")
@@ -92,24 +102,32 @@ class TeacherScores:
     def make(self, rerank: Rerank) -> None:
         """Score all rows, block by block; every process of a launch calls this, and they share each block."""
         collection = self.candidates.manifest["collection"]
-        starts = range(0, len(self.candidates.rows), QUERIES_A_BLOCK)
-        for number, start in enumerate(starts):
-            # a block is written after all processes have worked at it, so all see alike which ones are missing
-            if self._path(number).exists():
-                continue
+        source = once(lambda: self._source(getattr(rerank, "__self__", rerank)))
+        paths = []
+        for number, start in enumerate(range(0, len(self.candidates.rows), QUERIES_A_BLOCK)):
             rows = list(self._rows(start, start + QUERIES_A_BLOCK))
+            chosen = {row["query_id"]: self.choose(row) for row in rows}
+            parts = ((row["query"], chosen[row["query_id"]]) for row in rows)
+            path = self.folder / f"scores-{number:05}-{fingerprint_of(chain([source], parts))}.npy"
+            paths.append(path)
+            # a block is written after all processes have worked at it, so all see alike which ones are missing
+            if path.exists():
+                continue
             if is_main_process():
                 print(f"queries {start + 1} to {start + len(rows)} of {len(self.candidates.rows)}", flush=True)
             queries = {row["query_id"]: row["query"] for row in rows}
             given = collection["name"], collection["revision"], self.split, self.candidates.corpus, queries, {}
-            self._score_block(number, rows, Collection(*given), rerank)
+            self._score_block(number, path, chosen, Collection(*given), rerank)
+        if is_main_process():
+            remove_others(paths, self.folder, SCORES)
         wait_for_all()
 
     def rows(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
         """Rows `start` to `stop` with the teacher's ranking; `make` was called before."""
         stop = len(self.candidates.rows) if stop is None else stop
         for number in range(start // QUERIES_A_BLOCK, -(-stop // QUERIES_A_BLOCK)):
-            scores, first = np.load(self._path(number)), number * QUERIES_A_BLOCK
+            (path,) = self.folder.glob(f"scores-{number:05}-{'?' * 32}.npy")
+            scores, first = np.load(path), number * QUERIES_A_BLOCK
             position = 0
             for index, row in enumerate(self._rows(first, first + QUERIES_A_BLOCK), first):
                 doc_ids = self.choose(row)
@@ -120,14 +138,20 @@ class TeacherScores:
                     ranking = {"ranker": self.name, "doc_ids": best_first.doc_ids, "scores": best_first.scores}
                     yield {**row, "rankings": [*(row.get("rankings") or ()), ranking]}
 
-    def _score_block(self, number: int, rows: Sequence[Row], collection: Collection, rerank: Rerank) -> None:
-        chosen = {row["query_id"]: self.choose(row) for row in rows}
+    def _source(self, ranker: Any) -> str:
+        """Hash of the passages and of the ranker, if it has one."""
+        known = ranker.fingerprint() if hasattr(ranker, "fingerprint") else None
+        return fingerprint(corpus_fingerprint(self.candidates.corpus), known)
+
+    def _score_block(
+        self, number: int, path: Path, chosen: Mapping[str, Sequence[str]], collection: Collection, rerank: Rerank
+    ) -> None:
         run = Run({query_id: [(doc_id, 0.0) for doc_id in doc_ids] for query_id, doc_ids in chosen.items()})
         work = self.folder / f"block-{number:05}"
         scored = rerank(run, collection, depth=max(map(len, chosen.values())), progress=True, folder=work)
         if is_main_process():
             lists = ((dict(scored[query_id]), doc_ids) for query_id, doc_ids in chosen.items())
-            _save(self._path(number), [scores[doc_id] for scores, doc_ids in lists for doc_id in doc_ids])
+            _save(path, [scores[doc_id] for scores, doc_ids in lists for doc_id in doc_ids])
             shutil.rmtree(work)
 
     def _rows(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
@@ -136,9 +160,6 @@ class TeacherScores:
 
     def _first(self) -> dict[str, Any]:
         return next(self._rows(0, 1), {})
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"scores-{number:05}.npy"
 
 
 def write_taught(folder: Path, scores: TeacherScores, facts: Mapping[str, Any]) -> None:

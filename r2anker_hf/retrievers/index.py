@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..fingerprints import corpus_fingerprint as corpus_fingerprint
+from ..fingerprints import weights_fingerprint
 from ..records import InputError
-from .base import IndexableCorpus
 
 IDENTITY_FILE = "index.json"
-_PASSAGES_A_CHUNK = 10_000
 
 
 class IndexFolder:
@@ -74,26 +73,9 @@ def read_identity(folder: Path) -> dict[str, Any] | None:
         raise InputError(f"{path}: not an index that was written here ({error})") from None
 
 
-def corpus_fingerprint(corpus: IndexableCorpus) -> str:
-    """Hash of all ids and texts in order, read in chunks; some seconds a million passages."""
-    digest = hashlib.sha256()
-    for start in range(0, len(corpus), _PASSAGES_A_CHUNK):
-        stop = min(start + _PASSAGES_A_CHUNK, len(corpus))
-        rows = json.dumps([list(corpus.ids[start:stop]), corpus.texts(start, stop)], ensure_ascii=True)
-        digest.update(rows.encode())
-    return f"sha256:{digest.hexdigest()[:32]}"
-
-
 def model_fingerprint(model: Any) -> str:
     """Hash of a SentenceTransformer's or SparseEncoder's weights, modules and prompts."""
-    import torch
-
-    settings = (repr(model), model.max_seq_length, model.prompts)
-    digest = hashlib.sha256(repr(settings).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return f"sha256:{digest.hexdigest()[:32]}"
+    return weights_fingerprint(model, (repr(model), model.max_seq_length, model.prompts))
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -248,8 +248,11 @@ class StopDiverged(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
+        """By now it is known whether the step, or the epoch, is followed by a checkpoint or an evaluation."""
         if control.should_save or control.should_evaluate:
             check_finite(model, _diverged(args, state))
+
+    on_epoch_end = on_step_end
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any

@@ -80,7 +80,8 @@ class CrossEncoderRanker:
             model: folder or Hub id.
             revision: commit, tag or branch on the Hub; without one the newest commit is loaded, with a warning that
                 names it. Code of a repository is never run.
-            max_length: tokens of a pair; default what the ranker was trained with, or 128, or what it has positions for.
+            max_length: tokens of a pair; default what the ranker was trained with, else 128, or fewer where it has no
+                positions for them.
             max_query_length: tokens of a query; likewise.
             fresh_head: allow (and expect) a checkpoint without a trained classification head.
             device: where it runs; default a GPU where there is one.

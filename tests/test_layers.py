@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measures": {"run"},
     "evaluation": {"run", "measures"},
     "report": {"evaluation"},
-    "retrievers": {"run", "collection", "processes"},
+    "retrievers": {"run", "collection", "processes", "retrievers.encoders"},
     "retrievers.encoders": {"models", "retrievers.encoding"},
     "retrievers.training": {"attention", "negatives.sampling", "processes", "retrievers.base", "retrievers.encoders"},
     "retrievers.distillation": {"retrievers.training"},

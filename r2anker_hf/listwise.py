@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .attention import override_dropout, use_matmul_attention
 from .collator import GroupedListwiseCollator, Text
 from .gradient_cache import bytes_a_token, cached_backward
 from .health import COLLAPSED, Health, training_flops
+from .lora import has_adapters, merged
 from .losses import kl_divergence, softmax_cross_entropy
+from .models import StopDiverged
 from .negatives.sampling import (
     SamplingOptions,
     draw_group,
@@ -28,6 +33,7 @@ from .negatives.sampling import (
 )
 from .padding_free import batches, forward, is_padding_free, use_padding_free
 from .records import InputError
+from .saving import save_files, save_ranker
 
 # Tokens of like-long pairs that go through the model together. A CPU is busy with few, and more would only leave its
 # cache; a GPU wants to be filled.
@@ -299,6 +305,7 @@ class ListwiseTrainer(Trainer):
             data_collator=data_collator,
             **kwargs,
         )
+        self.add_callback(StopDiverged())
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         args = self.args
@@ -390,6 +397,29 @@ class ListwiseTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Checkpoints, `save_model` and `push_to_hub` write the files of `CrossEncoderRanker.save_pretrained`.
+
+        Adapters are merged, in a copy. Their checkpoints hold them as they are, or no training could go on from one.
+        """
+        folder = Path(output_dir or self.args.output_dir)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if has_adapters(model) and (folder.name.startswith(PREFIX_CHECKPOINT_DIR) or state_dict is not None):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            whole = merged(copy.deepcopy(model)) if has_adapters(model) else model
+            save_ranker(whole, self.data_collator.encoder, folder, state_dict)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Beside the weights and config.json, which the Trainer copies, the Hub gets the files of `_save`."""
+        if self.args.should_save:
+            save_files(self.data_collator.encoder, self.args.output_dir)
+        tokenizer, self.processing_class = self.processing_class, None  # the Trainer would write its own form of it
+        try:
+            super()._push_from_checkpoint(checkpoint_folder)
+        finally:
+            self.processing_class = tokenizer
 
 
 class _Groups:

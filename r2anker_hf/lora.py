@@ -26,6 +26,11 @@ def with_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, dro
     return get_peft_model(model, config)
 
 
+def has_adapters(model: PreTrainedModel) -> bool:
+    """Whether peft wraps the model."""
+    return hasattr(model, "merge_and_unload")
+
+
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """The model with its adapters added to the weights; one without adapters as it is."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    return model.merge_and_unload() if has_adapters(model) else model

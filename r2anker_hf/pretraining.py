@@ -34,7 +34,8 @@ from transformers import (
 
 from .attention import override_dropout
 from .listwise import EpochSampler, choose_precision
-from .padding_free import COUNT_FROM_PADDING_ID, LAYERS, packed, use_packed_attention
+from .models import StopDiverged, check_finite, check_source, load, loading
+from .padding_free import LAYERS, packed, use_packed_attention
 from .records import InputError
 from .tokens import Tokens
 
@@ -317,6 +318,7 @@ class PretrainingTrainer(Trainer):
         args.remove_unused_columns = False
         override_dropout(model, args.dropout)
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator, **kwargs)
+        self.add_callback(StopDiverged())
         self._begin_line()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
@@ -368,28 +370,21 @@ def load_encoder(
         seed: of fresh weights.
 
     Raises:
-        InputError: the model cannot be read, or its configuration has no whole number of that name.
+        InputError: no model there, or a broken one (see `models`), or no whole number of that name in its
+            configuration.
     """
     set_seed(seed)
-    source = os.fspath(model)
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
-        if not fresh:
-            return AutoModelForMaskedLM.from_pretrained(source, revision=revision, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{source}: {str(error).strip().splitlines()[0]}") from None
+    if not fresh:
+        return load(AutoModelForMaskedLM, model, revision, kind="masked language model", fresh_head=True)
+    check_source(model, revision, weights=False)
+    with loading(model, "masked language model"):
+        config = AutoConfig.from_pretrained(model, revision=revision)
     sizes = {name: value for name, value in config.to_dict().items() if type(value) is int}
     for name, value in fresh.items():
         if name not in sizes:
-            raise InputError(f"fresh: {source} has no size {name!r}; choices: {', '.join(sorted(sizes))}")
+            raise InputError(f"fresh: {model} has no size {name!r}; choices: {', '.join(sorted(sizes))}")
         setattr(config, name, value)
     return AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
-
-
-def longest_passage(config: Any) -> int:
-    """Tokens that an encoder of this configuration has positions for, special tokens included."""
-    offset = config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING_ID else 0
-    return config.max_position_embeddings - offset
 
 
 def save_encoder(
@@ -409,8 +404,12 @@ def save_encoder(
         folder: where to.
         max_length: tokens of a text, as sentence-transformers cuts it.
         pooling: how sentence-transformers makes one vector: `cls`, the one that a decoder was given, or `mean`.
+
+    Raises:
+        InputError: a weight is NaN or infinite; nothing is written.
     """
     folder = Path(folder)
+    check_finite(encoder, f"{folder}: not saved")
     encoder.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]

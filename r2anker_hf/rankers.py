@@ -6,10 +6,8 @@ import json
 import os
 import re
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,34 +16,30 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from .collator import PairEncoder, Text
 from .collection import Collection
 from .files import remove_others
 from .fingerprints import fingerprint, fingerprint_of, tokenizer_fingerprint, weights_fingerprint
+from .models import check_length, check_vocabulary, load, load_tokenizer, positions
 from .padding_free import batches, forward, use_padding_free
 from .processes import once, processes
 from .records import InputError
 from .revisions import resolved
 from .run import Run
+from .saving import save_ranker
 from .tokens import Tokens, encode
 
-IDENTITY = "torch.nn.modules.linear.Identity"
 BUFFER = 4096  # pairs tokenised and sorted by length together: bounds memory, keeps batches of like length
 BATCH_SIZE = {"cpu": 32}  # a CPU's cache holds no more; a GPU wants to be filled
 BATCH_SIZE_ELSEWHERE = 512
 SHARD = 64  # default batches whose scores reach the disk together: what a killed reranking loses at most
 SCORES = re.compile(r"scores-\d+(-[0-9a-f]{32})?\.npy")  # without a hash: of version 0.1.0
+MAX_LENGTH = 128  # of a pair where nothing else is said (R2ANKER, appendix C)
 # Of a model's configuration: what `save_pretrained` writes, and the names of things.
 _NOT_COMPUTED_WITH = ("r2anker", "sbert_ce_default_activation_function", "sentence_transformers", "architectures")
 _NOT_COMPUTED_WITH += ("_name_or_path", "transformers_version", "id2label", "label2id", "dtype")
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
 class CrossEncoderRanker:
@@ -89,38 +83,33 @@ class CrossEncoderRanker:
         device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> CrossEncoderRanker:
-        """Load a ranker from a folder or the Hub, or any encoder to train one from.
+        """Load a ranker from a folder or the Hub, or any encoder to train one from; its weights become float32.
 
         Args:
             model: folder or Hub id.
             revision: commit, tag or branch on the Hub; without one the newest commit is loaded, with a warning that
                 names it. Code of a repository is never run.
-            max_length: tokens of a pair; default what the ranker was trained with, or 128.
+            max_length: tokens of a pair; default what the ranker was trained with, else 128, or fewer where it has no
+                positions for them.
             max_query_length: tokens kept of a query; default what the ranker was trained with, or all.
             fresh_head: allow (and expect) a checkpoint without a trained classification head.
             device: where it runs; default a GPU where there is one.
             kwargs: to `CrossEncoderRanker`.
 
         Raises:
-            InputError: no model there, no tokenizer, several labels, or no trained head and `fresh_head` not said.
+            InputError: no model there, or a broken one (see `models`); no tokenizer, or one of another model; several
+                labels; `max_length` beyond the model's positions; no trained head and `fresh_head` not said.
         """
-        _check_folder(model)
         if not Path(model).is_dir():
             revision = resolved(str(model), revision)
-        common = {"revision": revision, "trust_remote_code": False}
-        try:
-            loaded, info = AutoModelForSequenceClassification.from_pretrained(
-                model, num_labels=1, output_loading_info=True, ignore_mismatched_sizes=fresh_head, **common
-            )
-            tokenizer = AutoTokenizer.from_pretrained(model, use_fast=True, **common)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{model}: cannot be loaded as a ranker: {str(error).splitlines()[0]}") from error
-        untrained = sorted(name for name in info["missing_keys"] if "classifier" in name or "score" in name)
-        if untrained and not fresh_head:
-            raise InputError(f"{model}: has no trained head ({', '.join(untrained)} missing): train it first")
+        given = {"kind": "ranker", "fresh_head": fresh_head, "labels": 1}
+        loaded = load(AutoModelForSequenceClassification, model, revision, **given)
+        tokenizer = load_tokenizer(model, revision, "ranker")
+        check_vocabulary(loaded, tokenizer, model)
         limits = getattr(loaded.config, "r2anker", None) or {}
+        max_length = max_length or limits.get("max_length") or min(MAX_LENGTH, positions(loaded) or MAX_LENGTH)
+        check_length(loaded, max_length, model)
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-        max_length = max_length or limits.get("max_length", 128)
         return cls(loaded, tokenizer, max_length, max_query_length or query_limit(limits, tokenizer), **kwargs)
 
     def score(self, pairs: Iterable[tuple[str, str]], progress: bool = False, total: int | None = None) -> np.ndarray:
@@ -193,17 +182,7 @@ class CrossEncoderRanker:
         real class and explicit input names, and `model_max_length` is this ranker's. With a `max_query_length`, which
         they do not know, their scores of longer queries differ, and a warning says so.
         """
-        folder = Path(folder)
-        if self.encoder.max_query_length is not None:
-            limit = self.encoder.max_query_length
-            warnings.warn(f"{folder}: other loaders do not cut queries at max_query_length {limit}", stacklevel=2)
-        self.model.config.r2anker = written_limits(self.encoder)
-        self.model.config.id2label, self.model.config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
-        self.model.save_pretrained(folder)
-        self.tokenizer.model_max_length = self.encoder.max_length
-        self.tokenizer.save_pretrained(folder)
-        edit_json(folder / "tokenizer_config.json", portable_tokenizer(self.tokenizer))
-        write_activation(folder)
+        save_ranker(self.model, self.encoder, folder)
 
     def fingerprint(self) -> str:
         """Hash of all that decides the scores of given texts: weights, configuration, tokenizer, lengths, precision.
@@ -317,17 +296,6 @@ def _save(path: Path, scores: np.ndarray) -> None:
     os.replace(unfinished, path)
 
 
-def _check_folder(model: str | os.PathLike) -> None:
-    folder = Path(model)
-    if folder.is_dir():
-        if not any((folder / name).exists() for name in WEIGHT_FILES):
-            raise InputError(f"{folder}: holds no model weights ({', '.join(WEIGHT_FILES)})")
-        if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json")):
-            raise InputError(f"{folder}: holds no tokenizer")
-    elif folder.is_absolute() or str(model).startswith(".") or str(model).count("/") > 1:
-        raise InputError(f"{model}: no such folder (give a model folder or a Hub repository 'owner/name')")
-
-
 def _buffers(pairs: Iterable[tuple[str, str]], size: int) -> Iterable[list[tuple[str, str]]]:
     buffer: list[tuple[str, str]] = []
     for pair in pairs:
@@ -337,12 +305,6 @@ def _buffers(pairs: Iterable[tuple[str, str]], size: int) -> Iterable[list[tuple
             buffer = []
     if buffer:
         yield buffer
-
-
-def written_limits(encoder: PairEncoder) -> dict[str, Any]:
-    """What config.json says of how pairs are cut; `query_limit` reads it."""
-    limits: dict[str, Any] = {"truncation": "longest_first", "max_length": encoder.max_length}
-    return limits if encoder.max_query_length is None else {**limits, "max_query_length": encoder.max_query_length}
 
 
 def query_limit(limits: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -358,49 +320,3 @@ def query_limit(limits: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -
         return limit
     half = (limits.get("max_length", 0) - tokenizer.num_special_tokens_to_add(pair=True)) // 2
     return None if limit == half else limit
-
-
-def write_activation(folder: Path) -> None:
-    """Write into a saved ranker, wherever a version of sentence-transformers reads it, that scores are raw logits."""
-    library = _installed("sentence-transformers")
-    in_config = {"activation_fn": IDENTITY, "version": library}
-    changes = {"sbert_ce_default_activation_function": IDENTITY, "sentence_transformers": in_config}
-    edit_json(folder / "config.json", changes)
-    edit_json(
-        folder / "config_sentence_transformers.json",
-        {
-            "model_type": "CrossEncoder",
-            "__version__": {"sentence_transformers": library},
-            "activation_fn": IDENTITY,
-            "prompts": {},
-        },
-    )
-
-
-def portable_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Keys of tokenizer_config.json with which every version of transformers makes the same inputs; None removes."""
-    # a class that only transformers 5 knows would be loaded elsewhere without token_type_ids, and score differently
-    name = type(tokenizer).__name__
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast" if name == "TokenizersBackend" else name,
-        "model_input_names": list(tokenizer.model_input_names),
-        "is_local": None,
-        "local_files_only": None,
-        "name_or_path": None,
-    }
-
-
-def edit_json(path: Path, changes: Mapping[str, Any]) -> None:
-    """Set keys of a JSON file, made anew where it is missing; None removes a key."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    content = {
-        name: value for name, value in {**content, **changes}.items() if name not in changes or value is not None
-    }
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a machine that only trains
-        return "6.0.0"

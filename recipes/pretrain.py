@@ -19,9 +19,10 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 
+from r2anker_hf import models
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.pretraining import (
@@ -32,7 +33,6 @@ from r2anker_hf.pretraining import (
     PretrainingConfig,
     PretrainingTrainer,
     load_encoder,
-    longest_passage,
     save_encoder,
 )
 from r2anker_hf.records import InputError
@@ -87,7 +87,7 @@ def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Col
     with training.main_process_first():
         tokenizer = load_tokenizer(config, collection, folder / "tokenizer")
     encoder = load_encoder(config.model, config.model_revision, fresh_sizes(config, tokenizer), training.seed)
-    check_limits(config, longest_passage(encoder.config), tokenizer)
+    check_limits(config, encoder, tokenizer)
     model = BottleneckModel(encoder, tokenizer.mask_token_id, training.bottleneck, training.decoder_layers)
     training.output_dir = str(folder / "checkpoints")
     tokens = tokenised(config, collection, tokenizer, folder / "tokens")
@@ -107,10 +107,8 @@ def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Col
 
 def load_tokenizer(config: EncoderConfig, collection: Collection, folder: Path) -> PreTrainedTokenizerBase:
     """The model's tokenizer, or, where `fresh` has a `vocab_size`, one of its kind that the collection taught."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.model_revision)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{config.model}: {str(error).strip().splitlines()[0]}") from None
+    models.check_source(config.model, config.model_revision, weights=not config.fresh)
+    tokenizer = models.load_tokenizer(config.model, config.model_revision)
     if "vocab_size" not in config.fresh:
         return tokenizer
     if not folder.is_dir():
@@ -128,13 +126,15 @@ def fresh_sizes(config: EncoderConfig, tokenizer: PreTrainedTokenizerBase) -> di
     return {**config.fresh, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
 
 
-def check_limits(config: EncoderConfig, places: int, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer without [MASK], and passages that the encoder has no positions for."""
+def check_limits(config: EncoderConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer without [MASK] or of another model, and passages that the encoder has no positions for."""
     if not tokenizer.is_fast or tokenizer.mask_token is None or tokenizer.pad_token is None:
         raise InputError(f"{config.model}: needs a fast tokenizer with a mask token and a padding token")
+    models.check_vocabulary(encoder, tokenizer, config.model)
+    models.check_length(encoder, config.max_length, config.model)
     special = tokenizer.num_special_tokens_to_add()
-    if not special < config.max_length <= places:
-        raise InputError(f"max_length is {config.max_length}; choose {special + 1} to {places} for {config.model}")
+    if config.max_length <= special:
+        raise InputError(f"max_length is {config.max_length}, but must be at least {special + 1}")
 
 
 def tokenised(

@@ -12,13 +12,13 @@ from pretrain_toy import losses, model_of, passages, tokens, trainer
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+from r2anker_hf.models import positions
 from r2anker_hf.pretraining import (
     BottleneckModel,
     PassageCollator,
     Passages,
     PretrainingConfig,
     load_encoder,
-    longest_passage,
     masked_places,
     save_encoder,
 )
@@ -136,8 +136,9 @@ def test_packed_passages_have_the_losses_of_padded_ones(tiny_model, batch, bottl
 def test_each_architecture_has_losses_and_gradients(kind, batch):
     sizes = {"vocab_size": 250, "num_attention_heads": 2, "max_position_embeddings": 40, "pad_token_id": 1}
     settings = AutoConfig.for_model(kind, **sizes, hidden_size=16, intermediate_size=32, num_hidden_layers=2)
-    model = BottleneckModel(AutoModelForMaskedLM.from_config(settings), mask_token_id=4)
-    assert longest_passage(settings) == (38 if "roberta" in kind else 40)
+    encoder = AutoModelForMaskedLM.from_config(settings)
+    assert positions(encoder) == (38 if "roberta" in kind else 40)
+    model = BottleneckModel(encoder, mask_token_id=4)
     both = model(**batch)
     sum(both.values()).backward()
     assert all(value > 0 for value in both.values())

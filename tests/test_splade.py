@@ -115,7 +115,7 @@ def test_bad_input_is_named(model):
         retrieve(make_model({"red": float("nan")}), {"d0": "red"}, {"q": "sea"}, 5)
     with pytest.raises(InputError, match="query 'q' the weight -1.0"):
         retrieve(make_model({"red": -1.0, "sea": 1.0}), {"d0": "sea"}, {"q": "red"}, 5)
-    with pytest.raises(InputError, match="cannot be loaded as a SparseEncoder"):
+    with pytest.raises(InputError, match="/nowhere/at/all: no such folder"):
         retrieve("/nowhere/at/all", {"d0": "sea"}, {"q": "sea"}, 5)
     with pytest.raises(InputError, match="corpus is empty"):
         retrieve(model, {}, {"q": "sea"}, 5)

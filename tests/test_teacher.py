@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from broken_models import copied, unaligned
 from datasets import Dataset
 from teach_toy import QUERIES, mined
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -175,18 +176,20 @@ def taught_by(model, folder, *arguments, processes=1):
 
 
 def test_a_killed_teacher_and_any_number_of_processes_write_the_same_bytes(tiny_model, tmp_path):
-    whole = taught_by(tiny_model, tmp_path / "whole")
+    model = copied(tiny_model, tmp_path / "model")
+    unaligned(model)  # where weights lie in a file must not show
+    whole = taught_by(model, tmp_path / "whole")
     parquet = {"train-00000-of-00001.parquet", "corpus-00000-of-00001.parquet"}
     assert whole.keys() == {*parquet, "manifest.json", "README.md"}
-    assert taught_by(tiny_model, tmp_path / "killed", "10") is None
+    assert taught_by(model, tmp_path / "killed", "10") is None
     work = tmp_path / "killed" / "work"
     written = {path: path.stat().st_mtime_ns for path in work.rglob("scores-*.npy")}
     assert {path.parent.name for path in written} == {"work", "block-00001"}  # in the middle of the second block
     assert not (tmp_path / "killed" / "taught").exists()
-    assert taught_by(tiny_model, tmp_path / "killed") == whole
+    assert taught_by(model, tmp_path / "killed") == whole
     kept = [path for path in written if path.parent == work]
     assert kept and all(path.stat().st_mtime_ns == written[path] for path in kept)  # nothing was done twice
-    assert taught_by(tiny_model, tmp_path / "two", processes=2) == whole
+    assert taught_by(model, tmp_path / "two", processes=2) == whole
 
 
 def test_scores_are_those_of_the_ranker(tiny_model, tmp_path):

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..rankers import CrossEncoderRanker, edit_json, portable_tokenizer, write_activation
+from ..rankers import CrossEncoderRanker
 from ..records import InputError
+from ..saving import edit_json, portable_tokenizer, write_activation
 from .golden import PAIRS, is_sparse, load_retriever
 
 # Way of pooling -> the boolean that stood for it before sentence-transformers 5.4, and that TEI reads.

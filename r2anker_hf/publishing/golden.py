@@ -50,11 +50,10 @@ def load_retriever(folder: str | os.PathLike) -> Any:
     """A SentenceTransformer or a SparseEncoder, as its files say; no code of the folder is run."""
     import sentence_transformers
 
+    from ..retrievers.encoders import load_encoder
+
     make = sentence_transformers.SparseEncoder if is_sparse(folder) else sentence_transformers.SentenceTransformer
-    try:
-        return make(str(folder), device="cpu", trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"{folder}: cannot be loaded as a retriever: {str(error).splitlines()[0]}") from error
+    return load_encoder(make, folder, device="cpu")
 
 
 def is_sparse(folder: str | os.PathLike) -> bool:

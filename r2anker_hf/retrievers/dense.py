@@ -15,7 +15,7 @@ from ..records import InputError
 from ..run import Ranked, Run
 from .approximate import APPROXIMATIONS, open_approximate
 from .base import IndexableCorpus, check_depth, cut
-from .encoding import DTYPES, EncodedCorpus, chunks, load_encoder
+from .encoding import DTYPES, EncodedCorpus, chunks
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -79,6 +79,8 @@ class DenseRetriever:
         name: str = "dense",
     ):
         from sentence_transformers import SentenceTransformer
+
+        from .encoders import load_encoder
 
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size!r}, but must be at least 1")

@@ -1,4 +1,4 @@
-"""What dense and SPLADE retrieval share: a sentence-transformers model, and a corpus encoded shard by shard."""
+"""What dense and SPLADE retrieval share: a corpus encoded shard by shard."""
 
 from __future__ import annotations
 
@@ -20,31 +20,6 @@ from .index import IndexFolder, corpus_fingerprint, model_fingerprint
 
 DTYPES = ("float32", "bfloat16", "float16")
 TEXTS_A_CALL = 512  # one call of the encoder: enough to sort by length, small enough for a lively progress bar
-
-
-def load_encoder(kind: type, model: Any, revision: str | None, dtype: str | None, device: str | None) -> Any:
-    """A SentenceTransformer or SparseEncoder (`kind`), from its folder or Hub id, or the one given.
-
-    Raises:
-        InputError: an unknown dtype; revision, dtype or device for a model that is loaded already; no such model.
-    """
-    import torch
-
-    if isinstance(model, kind):
-        given = {"revision": revision, "dtype": dtype, "device": device}
-        if set(given.values()) != {None}:
-            names = ", ".join(name for name, value in given.items() if value is not None)
-            raise InputError(f"{names}: can only be chosen for a model given by name, not for one already loaded")
-        return model
-    dtype = dtype or "float32"
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
-    options = {"revision": revision, "device": device, "model_kwargs": {"dtype": getattr(torch, dtype)}}
-    try:
-        return kind(os.fspath(model), **options)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{model}: cannot be loaded as a {kind.__name__}: {reason}") from error
 
 
 class EncodedCorpus:

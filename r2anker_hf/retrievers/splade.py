@@ -14,7 +14,7 @@ from ..processes import is_main_process
 from ..records import InputError
 from ..run import Ranked, Run
 from .base import IndexableCorpus, best_positions, check_depth, cut
-from .encoding import EncodedCorpus, chunks, load_encoder
+from .encoding import EncodedCorpus, chunks
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -68,6 +68,8 @@ class SpladeRetriever:
         name: str = "splade",
     ):
         from sentence_transformers import SparseEncoder
+
+        from .encoders import load_encoder
 
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size!r}, but must be at least 1")

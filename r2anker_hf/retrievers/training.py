@@ -14,9 +14,11 @@ from tqdm.auto import tqdm
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..attention import override_dropout, use_matmul_attention
+from ..models import StopDiverged, check_finite, check_length, check_source, loading
 from ..negatives.sampling import SamplingOptions, draw_group
 from ..processes import is_main_process, wait_for_all
 from ..records import InputError
+from .encoders import check_encoder, head_is_fresh, load_encoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -151,18 +153,24 @@ def _score_of(doc_id: str, scores: Mapping[str, float], row: Mapping[str, Any], 
 
 
 def load_dense(model: str | os.PathLike, revision: str | None, settings: RetrieverTraining) -> SentenceTransformer:
-    """A SentenceTransformer from its folder or Hub id, or from a plain encoder with mean pooling."""
+    """A SentenceTransformer from its folder or Hub id, or from a plain encoder with mean pooling; in float32."""
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceTransformer(os.fspath(model), revision=revision)
-    encoder.max_seq_length = settings.max_length
+    return limited(load_encoder(SentenceTransformer, model, revision), settings.max_length, model)
+
+
+def limited(encoder: Any, max_length: int, source: str | os.PathLike) -> Any:
+    """The encoder, reading so many tokens of a text; InputError where it has no positions for them."""
+    if encoder.transformers_model is not None:
+        check_length(encoder.transformers_model, max_length, source)
+    encoder.max_seq_length = max_length
     return encoder
 
 
 def load_splade(
     model: str | os.PathLike, revision: str | None, settings: RetrieverTraining, texts: Callable[[int], str], size: int
 ) -> SparseEncoder:
-    """A SparseEncoder from its folder or Hub id, or from any encoder with a masked-language-model class.
+    """A SparseEncoder from its folder or Hub id, or from any encoder with a masked-language-model class; in float32.
 
     An encoder without such a head (MiniLM, MPNet of sentence-transformers) gets one that is tied to its word
     embeddings. Fresh, it would weigh terms at random; `settings.head_steps` steps teach it to name each token of the
@@ -179,20 +187,22 @@ def load_splade(
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sparse_encoder.modules import SpladePooling
 
+    check_source(model, revision, modules=True)
     if _is_sparse_encoder(model, revision):
-        encoder = SparseEncoder(os.fspath(model), revision=revision)
-        encoder.max_seq_length = settings.max_length
-        return encoder
+        return limited(load_encoder(SparseEncoder, model, revision), settings.max_length, model)
     options = {"revision": revision} if revision else {}
-    kinds = ("model_kwargs", "config_kwargs", "processor_kwargs")
-    transformer = Transformer(
-        os.fspath(model),
-        transformer_task="fill-mask",
-        max_seq_length=settings.max_length,
-        **{kind: dict(options) for kind in kinds},
-    )
-    encoder = SparseEncoder(modules=[transformer, SpladePooling()])
-    if _head_is_fresh(model, options) and settings.head_steps:
+    weights = {**options, "dtype": torch.float32, "ignore_mismatched_sizes": True}  # `check_encoder` names them
+    with loading(model, "SparseEncoder"):
+        transformer = Transformer(
+            os.fspath(model),
+            transformer_task="fill-mask",
+            model_kwargs=weights,
+            config_kwargs=dict(options),
+            processor_kwargs=dict(options),
+        )
+        encoder = SparseEncoder(modules=[transformer, SpladePooling()])
+    limited(check_encoder(encoder, model, revision, fresh_head=True), settings.max_length, model)
+    if settings.head_steps and head_is_fresh(encoder, model, revision):
         teach_head(encoder, texts, size, settings)
     return encoder
 
@@ -227,7 +237,8 @@ def starting_model(
 
 
 def save_encoder(encoder: Any, target: Path) -> None:
-    """A model folder that is whole or absent."""
+    """A model folder that is whole or absent; InputError for weights that are not finite."""
+    check_finite(encoder, f"{target}: not saved")
     unfinished = target.with_name(f".{target.name}.partial")
     encoder.save_pretrained(str(unfinished), create_model_card=False)
     unfinished.rename(target)
@@ -238,13 +249,6 @@ def _is_sparse_encoder(model: str | os.PathLike, revision: str | None) -> bool:
 
     found = load_file_path(os.fspath(model), "config_sentence_transformers.json", revision=revision)
     return found is not None and '"SparseEncoder"' in Path(found).read_text(encoding="utf-8")
-
-
-def _head_is_fresh(model: str | os.PathLike, options: Mapping[str, str]) -> bool:
-    from transformers import AutoModelForMaskedLM
-
-    _, report = AutoModelForMaskedLM.from_pretrained(os.fspath(model), output_loading_info=True, **options)
-    return any(not key.endswith("bias") for key in report["missing_keys"])
 
 
 def teach_head(encoder: SparseEncoder, texts: Callable[[int], str], size: int, settings: RetrieverTraining) -> None:
@@ -346,6 +350,9 @@ def train(
 
     Returns:
         The trainer's state, whose `log_history` holds the losses.
+
+    Raises:
+        InputError: the training diverged.
     """
     from sentence_transformers import SparseEncoder
 
@@ -402,7 +409,11 @@ def _dense_trainer(
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
     return SentenceTransformerTrainer(
-        encoder, SentenceTransformerTrainingArguments(**arguments), train_dataset=tuples, loss=loss
+        encoder,
+        SentenceTransformerTrainingArguments(**arguments),
+        train_dataset=tuples,
+        loss=loss,
+        callbacks=[StopDiverged()],
     )
 
 
@@ -428,5 +439,5 @@ def _splade_trainer(
         SparseEncoderTrainingArguments(**arguments),
         train_dataset=tuples,
         loss=loss,
-        callbacks=[SpladeRegularizerWeightSchedulerCallback(loss)],
+        callbacks=[SpladeRegularizerWeightSchedulerCallback(loss), StopDiverged()],
     )

@@ -232,9 +232,6 @@ class ListwiseTrainer(Trainer):
         kwargs: anything else that `Trainer` takes.
     """
 
-    # `compute_loss` returns a mean over the batch; the trainer divides by the accumulation steps
-    loss_is_scaled_for_ga = False
-
     def __init__(
         self,
         model: PreTrainedModel,
@@ -262,6 +259,9 @@ class ListwiseTrainer(Trainer):
             data_collator=data_collator,
             **kwargs,
         )
+        # `compute_loss` returns a mean over the batch, which the trainer is to divide by the accumulation steps; every
+        # transformers 5 asks this attribute, `loss_is_scaled_for_ga` only those since 5.19
+        self.model_accepts_loss_kwargs = False
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         args = self.args

@@ -16,8 +16,9 @@ PYTEST_ARGS ?=
 # A second environment for the lowest versions, and the tests of what meets them: arrays, formats, models, trainers.
 LOWEST := .venv-lowest
 LOWEST_EXTRAS := cpu,demo,test
-LOWEST_TESTS := $(foreach name,bm25 collator collection compat dense distillation evaluation health listwise lora losses measures \
-  padding_free pretraining rankers retriever_training run splade,tests/test_$(name).py)
+LOWEST_TESTS := $(foreach name,bm25 candidates collator collection compat config dense distillation evaluation \
+  gradient_cache health listwise lora losses lucene measures padding_free pretraining publishing rankers report \
+  retriever_training run sampling splade,tests/test_$(name).py)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -74,7 +75,8 @@ hub: install ## a Hub on this machine to publish to and load from, kept in HUB (
 test test-all test-lowest doctest: export HF_HUB_OFFLINE := 1
 test test-all test-lowest doctest: export HF_DATASETS_OFFLINE := 1
 test test-all test-lowest doctest: export TOKENIZERS_PARALLELISM := false
-test-lowest: export OMP_NUM_THREADS := 1 # toy models gain nothing from threads, and lose much on a busy machine
+# Toy models gain nothing from threads, and lose much on a busy machine.
+test-lowest: export OMP_NUM_THREADS := 1
 
 .PHONY: test
 test: lint doctest ## linter, doctests and every test that is not slow

@@ -50,6 +50,9 @@ def lowest(requirement: Requirement) -> str:
 
 
 if __name__ == "__main__":
+    oldest, here = metadata()["python_requires"].removeprefix(">="), "{}.{}".format(*sys.version_info)
+    if here != oldest:
+        sys.exit(f"error: this is Python {here}, but the lowest versions are built for {oldest} only; use that one")
     for requirement in requirements(*sys.argv[1].split(",")):
         version = tried()[requirement.name] if requirement.name in KEPT else lowest(requirement)
         print(f"{requirement.name}=={version}")

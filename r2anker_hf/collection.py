@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .apidocs import apidocs
 from .files import read_lines, sha256_file
@@ -231,7 +231,7 @@ def _files_of(folder: Path, split: str) -> list[Path]:
     return [*files, folder / f"{prefix}{split}.tsv"]
 
 
-def _load_apidocs(split: str, use_titles: bool, options: Mapping[str, int]) -> Collection:
+def _load_apidocs(split: str, use_titles: bool, options: Mapping[str, Any]) -> Collection:
     unknown = options.keys() - {"passages", "test", "dev", "seed"}
     if unknown:
         raise InputError(f"apidocs: unknown option {sorted(unknown)[0]!r}; choices: passages, test, dev, seed")

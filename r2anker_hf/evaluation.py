@@ -583,9 +583,9 @@ def _examples(
     losses = sorted((q for q in change if change[q] < -_EQUAL), key=lambda q: change[q])[:number]
 
     def case(query_id: str) -> QueryCase:
-        lists = [[d.doc_id for d in runs[name].get(query_id, ())] for name in pair]
-        relevant = _relevant(qrels[query_id], *lists, measure.min_grade)
-        tops = [TopDocument(r[0], qrels[query_id].get(r[0])) if r else None for r in lists]
+        first, second = ([d.doc_id for d in runs[name].get(query_id, ())] for name in pair)
+        relevant = _relevant(qrels[query_id], first, second, measure.min_grade)
+        tops = [TopDocument(r[0], qrels[query_id].get(r[0])) if r else None for r in (first, second)]
         before, after = values[baseline][query_id], values[system][query_id]
         return QueryCase(query_id, before, after, len(relevant), relevant[:3], *tops)
 

@@ -275,9 +275,6 @@ class ListwiseTrainer(Trainer):
         kwargs: anything else that `Trainer` takes.
     """
 
-    # `compute_loss` returns a mean over the batch; the trainer divides by the accumulation steps
-    loss_is_scaled_for_ga = False
-
     def __init__(
         self,
         model: PreTrainedModel,
@@ -306,6 +303,9 @@ class ListwiseTrainer(Trainer):
             **kwargs,
         )
         self.add_callback(StopDiverged())
+        # `compute_loss` returns a mean over the batch, which the trainer is to divide by the accumulation steps; every
+        # transformers 5 asks this attribute, `loss_is_scaled_for_ga` only those since 5.19
+        self.model_accepts_loss_kwargs = False
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         args = self.args

@@ -226,7 +226,13 @@ def _metric_class() -> type:
                 reference_urls=["https://ir-measur.es", "https://github.com/usnistgov/trec_eval"],
             )
 
-        def _compute(self, predictions, references, measures=("MRR@10", "nDCG@10"), per_query=False):
+        def _compute(
+            self,
+            predictions: Sequence[Sequence[str]],
+            references: Sequence[Mapping[str, Any]],
+            measures: Sequence[str] = ("MRR@10", "nDCG@10"),
+            per_query: bool = False,
+        ) -> dict[str, Any]:
             judgements = [dict(zip(row["doc_ids"], row["grades"], strict=True)) for row in references]
             values = measure_rankings(predictions, judgements, parse_measures(measures))
             return values if per_query else {name: math.fsum(column) / len(column) for name, column in values.items()}

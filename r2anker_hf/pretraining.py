@@ -305,8 +305,6 @@ class PretrainingTrainer(Trainer):
         kwargs: anything else that `Trainer` takes.
     """
 
-    loss_is_scaled_for_ga = True  # by the number of masked tokens
-
     def __init__(
         self,
         model: BottleneckModel,
@@ -319,6 +317,8 @@ class PretrainingTrainer(Trainer):
         override_dropout(model, args.dropout)
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator, **kwargs)
         self.add_callback(StopDiverged())
+        # `compute_loss` scales by the masked tokens of all accumulation steps, so the trainer leaves it as it is
+        self.model_accepts_loss_kwargs = True
         self._begin_line()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:

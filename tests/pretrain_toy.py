@@ -52,6 +52,11 @@ def losses(trained: PretrainingTrainer) -> list[float]:
     return [entry["loss"] for entry in trained.state.log_history if "loss" in entry]
 
 
+def gradient_norms(trained: PretrainingTrainer) -> list[float]:
+    """The norm of every step's gradient, before clipping."""
+    return [entry["grad_norm"] for entry in trained.state.log_history if "grad_norm" in entry]
+
+
 if __name__ == "__main__":
     model, output_dir, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     trained = trainer(model, output_dir, **options)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from listwise_toy import losses, rows, text, trainer
+from listwise_toy import gradient_norms, losses, rows, text, trainer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
@@ -22,11 +22,17 @@ BATCHES = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_model, tmp_path_factory):
-    """Losses of batch 8."""
+def whole(tiny_model, tmp_path_factory):
+    """A training in batches of 8."""
     trained = trainer(tiny_model, str(tmp_path_factory.mktemp("reference")), **BATCHES)
     trained.train()
-    return losses(trained)
+    return trained
+
+
+@pytest.fixture(scope="module")
+def reference(whole):
+    """Losses of batch 8."""
+    return losses(whole)
 
 
 def test_training_learns(reference):
@@ -34,11 +40,12 @@ def test_training_learns(reference):
 
 
 @pytest.mark.parametrize(("size", "steps"), [(1, 8), (4, 2)])
-def test_batch_size_and_accumulation_can_be_exchanged(tiny_model, tmp_path, reference, size, steps):
+def test_batch_size_and_accumulation_can_be_exchanged(tiny_model, tmp_path, whole, size, steps):
     options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "dropout": 0.0}
     trained = trainer(tiny_model, str(tmp_path), **options)
     trained.train()
-    assert losses(trained) == pytest.approx(reference, abs=5e-5)
+    assert losses(trained) == pytest.approx(losses(whole), abs=5e-5)
+    assert gradient_norms(trained) == pytest.approx(gradient_norms(whole), rel=1e-3)
 
 
 def test_two_processes_have_the_loss_of_one(tiny_model, tmp_path, reference):

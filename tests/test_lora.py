@@ -14,7 +14,7 @@ def test_adapters_learn_and_are_merged(tiny_model, tmp_path):
     before = ranker.score(PAIRS)
     original = {name: weights.clone() for name, weights in ranker.model.state_dict().items()}
     ranker.model = with_lora(ranker.model, rank=2)
-    assert ranker.score(PAIRS).tolist() == before.tolist()
+    assert abs(ranker.score(PAIRS) - before).max() < 1e-6  # fresh adapters add 0; a sum may round otherwise
     learning = [weights for weights in ranker.model.parameters() if weights.requires_grad]
     assert sum(weights.numel() for weights in learning) < 0.2 * ranker.model.num_parameters()
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pretrain_toy import losses, model_of, passages, tokens, trainer
+from pretrain_toy import gradient_norms, losses, model_of, passages, tokens, trainer
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
@@ -218,6 +218,7 @@ def test_batch_size_and_accumulation_can_be_exchanged(tiny_model, tmp_path, refe
     trained = trainer(str(tiny_model), str(tmp_path), **options)
     trained.train()
     assert losses(trained) == pytest.approx(losses(reference), abs=2e-4)
+    assert gradient_norms(trained) == pytest.approx(gradient_norms(reference), rel=1e-3)
 
 
 def test_two_processes_have_the_loss_of_one(tiny_model, tmp_path, reference):

@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "health": set(),
     "lora": set(),
     "listwise": {"losses", "collator", "padding_free", "gradient_cache", "health", "negatives.sampling"},
-    "pretraining": {"listwise", "padding_free", "tokens"},
+    "whole_words": set(),
+    "pretraining": {"listwise", "padding_free", "tokens", "whole_words"},
     "publishing": {"evaluation", "report", "stage", "rankers", "negatives", "retrievers", "config"},
     "stage": {"config", "files", "processes", "revisions"},
 }

@@ -203,6 +203,26 @@ def toy(tiny_model, tmp_path_factory):
     return folder, collection
 
 
+@pytest.mark.parametrize("stage2_from", ["stage1", "base"])
+def test_stage_2_starts_where_it_is_told(stage2_from, toy, tiny_model, tmp_path):
+    """By default from stage 1, as in 4.2; a training by hand from there gives the same weights."""
+    folder, collection = toy
+    module, out = recipe("train_retriever"), tmp_path / "out"
+    options = [*collection, "--model", tiny_model, "--negatives", folder / "negatives", "--num_train_epochs", 1]
+    options += ["--max_length", 16, "--num_negatives", 1, "--learning_rate", 1e-3, "--bf16", "false"]
+    options += ["--output_dir", out] + (["--stage2_from", "base"] if stage2_from == "base" else [])
+    run_here("train_retriever", *options)
+    config, training = parse_config(*configs("train_retriever"), args=[str(option) for option in options])
+    passages = load_collection("apidocs", "train", passages=60, test=12, dev=4)
+    rows = module.with_list(
+        lambda: module.first_rows(config, passages, out), "D1", Run.read_trec(out / "runs" / "D1" / "run.trec")
+    )
+    start = out / "D1" if stage2_from == "stage1" else config.model
+    module.train_stage(config, training, passages, start, rows, tmp_path / "D2")
+    by_hand, made = ((path / "D2" / "model.safetensors").read_bytes() for path in (tmp_path, out))
+    assert made == by_hand
+
+
 @pytest.mark.parametrize("retriever", ["dense", "splade"])
 def test_a_ranker_s_scores_are_distilled_into_a_retriever_that_retrieves(retriever, toy, tiny_model, tmp_path):
     folder, collection = toy

@@ -31,11 +31,13 @@ SETTINGS = (
     *("max_length", "max_query_length", "use_titles", "freeze_embeddings", "temperature", "dropout", "lora_rank"),
     *("lora_alpha", "learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_share", "optim", "weight_decay"),
     *("max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
-    *("mixed_precision", "bf16", "dev_split", "dev_measure", "dev_depth", "seed"),
+    *("mixed_precision", "bf16", "held_out", "dev_split", "dev_measure", "dev_depth", "seed", "stage2_from"),
+    "whole_words",
 )
 _OF_SPLADE = ("head_steps", "query_flops", "document_flops")
 # Not worth a line of a card: they say that an option was not used.
 _UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": "train"}
+_UNUSED |= {"stage2_from": "stage1"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Stage:
         used = [key for key in SETTINGS if self.config.get(key) not in (None, {}, [], "", _UNUSED.get(key))]
         hidden = _OF_SPLADE if self.config.get("retriever") == "dense" else ()
         hidden += ("bf16",) if "mixed_precision" in used else ()
+        hidden += ("dev_split",) if "held_out" in used else ()
         settings = {key: self.config[key] for key in used if key not in hidden}
         return {
             **{key: self.record[key] for key in kept if key in self.record},

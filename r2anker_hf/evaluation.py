@@ -87,7 +87,7 @@ class System:
     """One run, measured.
 
     `queries` counts the judged queries that it answers, `depth` is its longest list, and `tied` the share of its
-    documents whose score equals a neighbour's, so that their order says nothing.
+    documents whose score equals a neighbour's as float32, so that their order says nothing.
     """
 
     name: str
@@ -509,7 +509,7 @@ def _system(
 def _tied(run: Run) -> float:
     tied = total = 0
     for documents in run.values():
-        scores = np.array([document.score for document in documents])
+        scores = np.array([document.score for document in documents]).astype(np.float32)
         same = scores[1:] == scores[:-1]
         tied += int((np.append(same, False) | np.append(False, same)).sum()) if len(scores) else 0
         total += len(scores)

@@ -1,4 +1,4 @@
-"""MRR@k, nDCG@k and R@k of a Run, per query, as an `evaluate.Metric` over ir_measures and pytrec_eval.
+"""MRR@k, nDCG@k and R@k of a Run, per query, by ir_measures over pytrec_eval; `RankingMetric` is for `evaluate`.
 
 What is decided here, once:
 
@@ -21,7 +21,6 @@ import functools
 import itertools
 import math
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
@@ -102,14 +101,8 @@ def evaluate_run(qrels: Qrels, run: Run, measures: Sequence[str]) -> PerQuery:
     _check_queries(qrels, run)
     query_ids = sorted(qrels)
     depth = max(measure.cutoff for measure in parsed)
-    with tempfile.TemporaryDirectory() as folder:  # `evaluate` makes an empty folder even where it keeps all in memory
-        metric = _metric_class()(keep_in_memory=True, cache_dir=folder, seed=0)
-        values = metric.compute(
-            predictions=[[document.doc_id for document in run.get(query_id, ())[:depth]] for query_id in query_ids],
-            references=[_reference(qrels[query_id]) for query_id in query_ids],
-            measures=[str(measure) for measure in parsed],
-            per_query=True,
-        )
+    rankings = [[document.doc_id for document in run.get(query_id, ())[:depth]] for query_id in query_ids]
+    values = measure_rankings(rankings, [qrels[query_id] for query_id in query_ids], parsed)
     return {name: dict(zip(query_ids, column, strict=True)) for name, column in values.items()}
 
 
@@ -136,7 +129,8 @@ def measure_rankings(
         measure name -> [queries] values in [0, 1].
     """
     values = {str(measure): [0.0] * len(rankings) for measure in measures}
-    qrels = {str(index): dict(judged) for index, judged in enumerate(judgements)}
+    # pytrec_eval takes Python's own integers alone
+    qrels = {str(index): {d: int(grade) for d, grade in judged.items()} for index, judged in enumerate(judgements)}
     by_cutoff = sorted(measures, key=lambda measure: measure.cutoff)
     for cutoff, group in itertools.groupby(by_cutoff, key=lambda measure: measure.cutoff):
         named = {_of_ir_measures(measure): str(measure) for measure in group}
@@ -170,10 +164,6 @@ def _pytrec_eval() -> Any:
     import ir_measures
 
     return ir_measures.pytrec_eval  # by name: left to choose, ir_measures may take a provider with another tie rule
-
-
-def _reference(judged: Mapping[str, int]) -> dict[str, list]:
-    return {"doc_ids": list(judged), "grades": [int(grade) for grade in judged.values()]}
 
 
 def _check_grades(qrels: Qrels) -> None:

@@ -38,6 +38,7 @@ from .models import StopDiverged, check_finite, check_source, load, loading
 from .padding_free import LAYERS, packed, use_packed_attention
 from .records import InputError
 from .tokens import Tokens
+from .whole_words import Words
 
 BOTTLENECKS = ("cls", "lexicon", "none")
 POOLINGS = ("cls", "mean")
@@ -61,6 +62,9 @@ class PretrainingConfig(TrainingArguments):
     encoder_mask: float = field(default=0.3, metadata={"help": "Share of a passage's tokens that the encoder misses."})
     decoder_mask: float = field(
         default=0.5, metadata={"help": "Share that the decoder misses, those of the encoder among them (SimLM)."}
+    )
+    whole_words: bool = field(
+        default=True, metadata={"help": "Mask all pieces of a word or none (SimLM); false: each piece by itself."}
     )
     decoder_layers: int = field(
         default=2, metadata={"help": "Layers of the decoder; they begin as copies of the encoder's last ones (SimLM)."}
@@ -94,29 +98,51 @@ class PretrainingConfig(TrainingArguments):
 
 
 def masked_places(
-    count: int, seed: int, epoch: int, position: int, encoder_share: float, decoder_share: float
+    words: np.ndarray, seed: int, epoch: int, position: int, encoder_share: float, decoder_share: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which tokens of a passage the encoder and the decoder miss; the larger mask holds the smaller one.
 
-    The draw depends on (seed, epoch, position) alone: not on workers, processes or batches.
+    Words are taken in random order, each with all its tokens, and one that is longer than what is left of the share is
+    passed over (SimLM, whose decoder draws its further words independently). The draw depends on (seed, epoch,
+    position) alone: not on workers, processes or batches.
 
     Args:
-        count: tokens of the passage, without special tokens; at least 1.
+        words: [tokens] the word of each token, from 0, never falling; without special tokens, at least one.
         seed: of the training.
-        epoch: other tokens are masked in every epoch.
+        epoch: other words are masked in every epoch.
         position: the passage's, in the corpus.
-        encoder_share: of the tokens, rounded; one token at least.
+        encoder_share: of the tokens, rounded; one token at least. Where no word is as short, one word all the same.
         decoder_share: likewise.
 
     Returns:
-        Two arrays, [count] bool.
+        Two arrays, [tokens] bool.
 
-    >>> encoder, decoder = masked_places(10, seed=42, epoch=0, position=7, encoder_share=0.3, decoder_share=0.5)
+    >>> words = np.array([0, 1, 1, 1, 2, 3, 3, 4, 5, 6])
+    >>> encoder, decoder = masked_places(words, seed=42, epoch=0, position=7, encoder_share=0.3, decoder_share=0.5)
     >>> int(encoder.sum()), int(decoder.sum()), bool((encoder <= decoder).all())
     (3, 5, True)
     """
-    rank = np.random.default_rng((seed, epoch, position)).permutation(count)
-    return rank < max(1, round(encoder_share * count)), rank < max(1, round(decoder_share * count))
+    sizes = np.bincount(words)
+    order = np.random.default_rng((seed, epoch, position)).permutation(len(sizes)).argsort()
+    small, large = (max(1, round(share * len(words))) for share in sorted((encoder_share, decoder_share)))
+    masked = np.zeros((2, len(sizes)), dtype=bool)
+    masked[:, _that_fit(order, sizes, small) or order[:1]] = True
+    rest = order[~masked[0, order]]
+    masked[1, _that_fit(rest, sizes, large - int(sizes[masked[0]].sum()))] = True
+    smaller, larger = masked[:, words]
+    return (smaller, larger) if encoder_share <= decoder_share else (larger, smaller)
+
+
+def _that_fit(order: np.ndarray, sizes: np.ndarray, room: int) -> list[int]:
+    """Words in that order whose sizes sum to no more than `room`."""
+    taken = []
+    for word, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+        if room <= 0:
+            break
+        if size <= room:
+            taken.append(word)
+            room -= size
+    return taken
 
 
 class Passages(Dataset):
@@ -124,11 +150,13 @@ class Passages(Dataset):
 
     Args:
         tokens: of all passages, in the order of the corpus.
-        config: `seed` and both mask shares are read.
+        config: `seed`, both mask shares and `whole_words` are read.
+        tokenizer: the one that made the tokens; it knows where words begin.
     """
 
-    def __init__(self, tokens: Tokens, config: PretrainingConfig):
+    def __init__(self, tokens: Tokens, config: PretrainingConfig, tokenizer: PreTrainedTokenizerBase):
         self.tokens, self.config = tokens, config
+        self.words = Words(tokenizer) if config.whole_words else lambda tokens: np.arange(len(tokens))
         self.positions = np.flatnonzero(np.diff(tokens.ends, prepend=0))
 
     def __len__(self) -> int:
@@ -139,7 +167,7 @@ class Passages(Dataset):
         position = int(self.positions[index])
         tokens, config = self.tokens.at(position), self.config
         shares = config.encoder_mask, config.decoder_mask
-        encoder, decoder = masked_places(len(tokens), config.seed, epoch, position, *shares)
+        encoder, decoder = masked_places(self.words(tokens), config.seed, epoch, position, *shares)
         return {"tokens": tokens, "encoder_masked": encoder, "decoder_masked": decoder}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +25,12 @@ class Ranked(NamedTuple):
 
 
 class Run(Mapping[str, tuple[ScoredDocument, ...]]):
-    """Ranked lists, one a query, ordered once: score descending, then doc_id descending.
+    """Ranked lists, one a query, ordered once: score as float32 descending, then doc_id descending.
 
     Every consumer (measures, mining, reranking) takes the order as it is, so that ties are decided in one place. The
     rule for ties is trec_eval's, so that whoever scores a run file with it finds our figures: RepLLaMA's run of DL19,
-    with three-digit scores, has nDCG@10 .7384 in this order, as published, and .7445 with ascending ties.
+    with three-digit scores, has nDCG@10 .7384 in this order, as published, and .7445 with ascending ties. trec_eval
+    holds scores as float32: two that differ beyond its digits are a tie. They keep all their digits here.
 
     Args:
         lists: for each query id its (doc_id, score) pairs in any order; higher scores are better.
@@ -41,6 +42,8 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
     >>> run = Run({"q1": [("b", 1.0), ("a", 1.0), ("c", 2.0)]})
     >>> [document.doc_id for document in run["q1"]]
     ['c', 'b', 'a']
+    >>> [document.doc_id for document in Run({"q1": [("a", 1.00000001), ("b", 1.0)]})["q1"]]
+    ['b', 'a']
     """
 
     def __init__(self, lists: Mapping[str, Iterable[tuple[str, float]]], name: str = "run"):
@@ -144,8 +147,7 @@ class RunFile(Mapping[str, tuple[ScoredDocument, ...]]):
         plain = len(columns) == 6 * whole and columns[0::6].count(query_id) == whole
         if not plain or scores is None or len(set(columns[2::6])) != whole:
             self._complain(places)
-        ranked = sorted(zip(scores or (), columns[2::6], strict=True), reverse=True)
-        return tuple(ScoredDocument(doc_id, score) for score, doc_id in ranked)
+        return tuple(ScoredDocument(doc_id, score) for _, doc_id, score in _in_order(columns[2::6], scores or []))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stretches)
@@ -236,15 +238,21 @@ def ranked(query_id: str, documents: Iterable[tuple[str, float]]) -> Ranked:
     Raises:
         InputError: as `Run`.
     """
-    ordered = sorted([(float(score), doc_id) for doc_id, score in documents], reverse=True)
-    scores, doc_ids = zip(*ordered, strict=True) if ordered else ((), ())
+    pairs = [(doc_id, float(score)) for doc_id, score in documents]
+    ordered = _in_order(*zip(*pairs, strict=True)) if pairs else []
+    _, doc_ids, scores = zip(*ordered, strict=True) if ordered else ((), (), ())
     if len(set(doc_ids)) < len(doc_ids):
         twice = next(doc_id for doc_id in doc_ids if doc_ids.count(doc_id) > 1)
         raise InputError(f"query {query_id!r}: document {twice!r} is listed twice")
     if any(map(math.isnan, scores)):
-        nan = next(doc_id for score, doc_id in ordered if math.isnan(score))
+        nan = next(doc_id for doc_id, score in pairs if math.isnan(score))
         raise InputError(f"query {query_id!r}: the score of document {nan!r} is NaN")
     return Ranked(doc_ids, scores)
+
+
+def _in_order(doc_ids: Sequence[str], scores: Sequence[float]) -> list[tuple[float, str, float]]:
+    """(score as float32, doc_id, score), as trec_eval orders them."""
+    return sorted(zip(array("f", scores), doc_ids, scores, strict=True), reverse=True)
 
 
 def _parse_score(text: str, path: str | os.PathLike, number: int) -> float:

@@ -39,10 +39,10 @@ class AnalysisConfig:
     )
     values: dict[str, float] = field(default_factory=dict, metadata={"help": "For a generator, its measured quality."})
     value_name: str = field(default="MRR@10", metadata={"help": "What the values are."})
-    depth: int = field(default=200, metadata={"help": "Top-N of every list (appendix B)."})
+    depth: int = field(default=200, metadata={"help": "Top-N of every list, the ranker's too (appendix B)."})
     smoothing: float = field(default=SMOOTHING, metadata={"help": "Share of a uniform distribution in each side."})
-    temperature: float = field(default=1.0, metadata={"help": "Of the ranker's softmax."})
-    by: Literal["rank", "score"] = field(default="rank", metadata={"help": "Distribution of a list: rank or score."})
+    temperature: float = field(default=1.0, metadata={"help": "Of every list's softmax, by score."})
+    by: Literal["rank", "score"] = field(default="rank", metadata={"help": "A distribution reads: rank or score."})
 
 
 def main(config: AnalysisConfig) -> None:

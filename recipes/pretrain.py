@@ -91,9 +91,8 @@ def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Col
     model = BottleneckModel(encoder, tokenizer.mask_token_id, training.bottleneck, training.decoder_layers)
     training.output_dir = str(folder / "checkpoints")
     tokens = tokenised(config, collection, tokenizer, folder / "tokens")
-    trainer = PretrainingTrainer(
-        model, training, Passages(tokens, training), PassageCollator(tokenizer), processing_class=tokenizer
-    )
+    passages = Passages(tokens, training, tokenizer)
+    trainer = PretrainingTrainer(model, training, passages, PassageCollator(tokenizer), processing_class=tokenizer)
     (folder / "checkpoints").mkdir(exist_ok=True)
     if training.num_train_epochs or training.max_steps > 0:
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")))

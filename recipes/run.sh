@@ -9,6 +9,7 @@
 # MODEL       what the ranker starts from                   (default as above)
 # RETRIEVER   the dense retriever                           (default as above)
 # SPLADE      a SPLADE model whose negatives join theirs    (default none; train_retriever.py makes one, its L2)
+# SPLITS      the splits that are reported                  (default those of the recipe's score*.yaml)
 # PSEUDO      warm up on so many pseudo-queries             (default: on the training queries)
 # COMMON, WARM_START, TRAINING, RERANKING   further options for every stage, or for one
 #
@@ -29,11 +30,16 @@ run() { # run STAGE [options]: the recipe of that stage with this folder's setti
   $LAUNCH "recipes/$script.py" --config "$recipe/$settings.yaml" $COMMON "$@"
 }
 
-splits="train test"
-if grep -q '^dev_split:' "$recipe/train_ranker.yaml"; then
-  splits="train dev test"
-fi
-for split in $splits; do
+SPLITS=${SPLITS:-$(sed -n 's/^split: *\([^ #]*\).*/\1/p' "$recipe"/score*.yaml)}
+# the split that chooses the checkpoint, where no training queries are held out for that
+DEV=$(sed -n 's/^dev_split: *\([^ #]*\).*/\1/p' "$recipe/train_ranker.yaml")
+for split in $SPLITS; do
+  if [ "$split" = "$DEV" ]; then
+    echo "error: SPLITS: $split chooses the checkpoint, so it is not reported" >&2
+    exit 2
+  fi
+done
+for split in train $DEV $SPLITS; do
   printf '\n== retrieve: the %s queries, by BM25 and by a dense retriever\n' "$split"
   run retrieve retrieve_bm25 --split "$split" --index "$OUT/index/bm25" --output_dir "$OUT/runs/$split/bm25"
   run retrieve retrieve_dense --split "$split" ${RETRIEVER:+--model "$RETRIEVER"} --index "$OUT/index/dense" \
@@ -70,21 +76,25 @@ if [ -e "$recipe/warm_start.yaml" ]; then
 fi
 
 printf '\n== train: a listwise cross-encoder on negatives of all\n'
-if [ -e "$OUT/runs/dev" ]; then
-  TRAINING="--dev_run $OUT/runs/dev/bm25/run.trec ${TRAINING:-}"
-fi
+TRAINING="${DEV:+--dev_run $OUT/runs/$DEV/bm25/run.trec} ${TRAINING:-}"
 # shellcheck disable=SC2086
-run train_ranker train_ranker --negatives "$OUT/negatives" ${MODEL:+--model "$MODEL"} ${TRAINING:-} \
+run train_ranker train_ranker --negatives "$OUT/negatives" ${MODEL:+--model "$MODEL"} $TRAINING \
   --output_dir "$OUT/ranker"
 
-for first in bm25 dense; do
-  printf '\n== rerank: what %s found for the test queries\n' "$first"
-  # shellcheck disable=SC2086
-  run rerank rerank --ranker "$OUT/ranker" --split test --run "$OUT/runs/test/$first/run.trec" ${RERANKING:-} \
-    --output_dir "$OUT/runs/test/ranker_over_$first"
-done
+for split in $SPLITS; do
+  runs=$OUT/runs/$split
+  for first in bm25 dense; do
+    printf '\n== rerank: what %s found for the %s queries\n' "$first" "$split"
+    # shellcheck disable=SC2086
+    run rerank rerank --ranker "$OUT/ranker" --split "$split" --run "$runs/$first/run.trec" ${RERANKING:-} \
+      --output_dir "$runs/ranker_over_$first"
+  done
 
-printf '\n== score: every system on the test queries\n'
-run score score --runs bm25="$OUT/runs/test/bm25/run.trec" dense="$OUT/runs/test/dense/run.trec" \
-  ranker_over_bm25="$OUT/runs/test/ranker_over_bm25/run.trec" \
-  ranker_over_dense="$OUT/runs/test/ranker_over_dense/run.trec" --output_dir "$OUT/report"
+  printf '\n== score: every system on the %s queries\n' "$split"
+  settings=score_$split report=$OUT/report_$split
+  [ -e "$recipe/$settings.yaml" ] || settings=score
+  [ "$split" != test ] || report=$OUT/report
+  run score "$settings" --split "$split" --runs bm25="$runs/bm25/run.trec" dense="$runs/dense/run.trec" \
+    ranker_over_bm25="$runs/ranker_over_bm25/run.trec" ranker_over_dense="$runs/ranker_over_dense/run.trec" \
+    --output_dir "$report"
+done

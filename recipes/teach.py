@@ -3,7 +3,7 @@
     accelerate launch recipes/teach.py --negatives FOLDER_OR_REPO --ranker FOLDER_OR_REPO --depth 200 --output_dir D
 
 D is a dataset like the one that mine.py wrote, with the ranker's logits as one more of the rankings: train_ranker.py
-draws by them too (policy redistributed). It runs as fast as rerank.py: with MiniLM some 100 pairs a second in float32
+draws from them too (policy redistributed). It is as fast as rerank.py: with MiniLM some 100 pairs a second in float32
 and 200 in bfloat16 on two CPU cores. Several processes share the pairs, and a killed run goes on where it was when the
 same command is given again; where memory ran out, with a smaller --batch_size.
 """

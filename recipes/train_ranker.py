@@ -3,7 +3,8 @@
     accelerate launch recipes/train_ranker.py --negatives FOLDER_OR_REPO --model M --num_negatives 40 --output_dir D
 
 Every option of transformers' TrainingArguments is an option here. With --collection and --dev_run, reranking that
-run of the dev split chooses the checkpoint. A killed training goes on from its last checkpoint when the same command
+run of the dev split chooses the checkpoint; with --held_out N, reranking the candidates of N training queries that are
+not trained on, so that dev can be reported. A killed training goes on from its last checkpoint when the same command
 is given again. --memory_budget trains groups of any size in that many GiB, --gradient_checkpointing makes graphs
 smaller, --lora_rank trains adapters alone, --report_to takes what transformers knows (trackio among it).
 """
@@ -24,13 +25,14 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
 from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
-from r2anker_hf.collection import load_collection
+from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
 from r2anker_hf.lora import merged, with_lora
 from r2anker_hf.measures import evaluate_run, means
 from r2anker_hf.mixture import Mixture, epoch_counts
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
+from r2anker_hf.negatives.holdout import hold_out
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
@@ -73,14 +75,24 @@ class RankerConfig:
         default=0, metadata={"help": "Rank of low-rank adapters, merged into the saved ranker; 0 trains all weights."}
     )
     lora_alpha: float | None = field(default=None, metadata={"help": "Their scale; default twice the rank."})
+    held_out: int | None = field(
+        default=None, metadata={"help": "Training queries that choose the checkpoint and are not trained on."}
+    )
+    held_out_list: str | None = field(
+        default=None, metadata={"help": "The retriever whose list they rerank; default the first."}
+    )
     collection: str | None = field(default=None, metadata={"help": "Its dev split chooses the checkpoint."})
     collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
     revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
     use_titles: bool = field(default=True, metadata={"help": "Dev passages are title and text, or text alone."})
     dev_split: str = field(default="dev", metadata={"help": "Split that chooses; never the one to measure with."})
     dev_run: str | None = field(default=None, metadata={"help": "First stage of the dev split, reranked to choose."})
-    dev_depth: int = field(default=100, metadata={"help": "Documents of it that are reranked a query."})
+    dev_depth: int = field(default=100, metadata={"help": "Documents of either that are reranked per query."})
     dev_measure: str = field(default="MRR@10", metadata={"help": "Measure that chooses the checkpoint."})
+
+    def __post_init__(self):
+        if self.held_out is not None and self.dev_run:
+            raise InputError(f"held_out is {self.held_out} and dev_run is {self.dev_run}, but one of them chooses")
 
 
 def main(config: RankerConfig, training: ListwiseConfig) -> None:
@@ -114,24 +126,27 @@ def spread(values: Sequence[T], count: int) -> list[T]:
 
 
 def load_negatives(config: RankerConfig) -> list[Candidates]:
-    """All sets of candidates, each cut to `max_queries`."""
+    """All sets of candidates, in the order given."""
     count = len(config.negatives)
     revisions = [None if revision == NO_REVISION else revision for revision in config.negatives_revision]
-    loaded = []
-    for source, split, revision in zip(
-        config.negatives, spread(config.negatives_split, count), spread(revisions or [None], count), strict=True
-    ):
-        candidates = load_candidates(source, split, revision)
-        if config.max_queries:
-            places = evenly_spaced(len(candidates.rows), config.max_queries)
-            candidates = replace(candidates, rows=candidates.rows.select(places))
-        loaded.append(candidates)
-    return loaded
+    splits, revisions = spread(config.negatives_split, count), spread(revisions or [None], count)
+    return [load_candidates(*one) for one in zip(config.negatives, splits, revisions, strict=True)]
+
+
+def first_queries(candidates: Candidates, count: int) -> Candidates:
+    """Candidates of `count` queries, evenly spaced."""
+    return replace(candidates, rows=candidates.rows.select(evenly_spaced(len(candidates.rows), count)))
 
 
 def train(config: RankerConfig, training: ListwiseConfig, folder: Path) -> None:
     """Train, keep the best checkpoint's weights, and save them as a ranker."""
     candidates = load_negatives(config)
+    dev = dev_of(config)
+    if config.held_out is not None:
+        split = config.negatives_split[0]
+        candidates[0], *dev = hold_out(candidates[0], config.held_out, config.held_out_list, split)
+    if config.max_queries:
+        candidates = [first_queries(one, config.max_queries) for one in candidates]
     ranker = CrossEncoderRanker.from_pretrained(
         config.model,
         config.model_revision,
@@ -143,7 +158,8 @@ def train(config: RankerConfig, training: ListwiseConfig, folder: Path) -> None:
     )
     if config.lora_rank:
         ranker.model = with_lora(ranker.model, config.lora_rank, config.lora_alpha)
-    trainer = make_trainer(config, training, candidates, ranker, folder)
+    measure = dev_measure(config, ranker, *dev) if dev else None
+    trainer = make_trainer(config, training, candidates, ranker, folder, measure)
     (folder / "checkpoints").mkdir(exist_ok=True)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")))
     if trainer.is_world_process_zero():
@@ -166,10 +182,10 @@ def make_trainer(
     candidates: Sequence[Candidates],
     ranker: CrossEncoderRanker,
     folder: Path,
+    measure: Callable | None,
 ) -> ListwiseTrainer:
     """The trainer of a configuration; its checkpoints and the token ids of all texts go into `folder`."""
     training.output_dir = str(folder / "checkpoints")
-    measure = dev_measure(config, ranker)
     if measure:
         training.load_best_model_at_end = True
         training.metric_for_best_model = config.dev_measure
@@ -199,14 +215,18 @@ def tokenised(candidates: Candidates, encoder: PairEncoder, folder: Path) -> tup
     return Tokens.shared(corpus.ids, chain.from_iterable(blocks), *given), queries
 
 
-def dev_measure(config: RankerConfig, ranker: CrossEncoderRanker) -> Callable | None:
-    """Reranking quality on dev as a function of the model, or None where no dev run is given."""
+def dev_of(config: RankerConfig) -> tuple[Collection, Run] | None:
+    """The dev split and its first stage, or None where no dev run is given."""
     if not (config.collection and config.dev_run):
         return None
     collection = load_collection(
         config.collection, config.dev_split, config.revision, config.use_titles, **config.collection_options
     )
-    run = Run.read_trec(config.dev_run)
+    return collection, Run.read_trec(config.dev_run)
+
+
+def dev_measure(config: RankerConfig, ranker: CrossEncoderRanker, collection: Collection, run: Run) -> Callable:
+    """Quality of a reranked run as a function of the model."""
 
     def measure(model: PreTrainedModel) -> Mapping[str, float]:
         ranker.model = model

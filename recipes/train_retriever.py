@@ -2,8 +2,9 @@
 
     accelerate launch recipes/train_retriever.py --collection C --retriever dense|splade --model M --output_dir D
 
-D/D1 and D/D2 (dense), or D/L1 and D/L2 (SPLADE), are folders that sentence-transformers and retrieve.py load. Both
-stages start from M. Minutes for a few thousand queries on two CPU cores; a killed training goes on.
+D/D1 and D/D2 (dense), or D/L1 and D/L2 (SPLADE), are folders that sentence-transformers and retrieve.py load. Stage 1
+starts from M, and stage 2 goes on from stage 1 (4.2). Minutes for a few thousand queries on two CPU cores; a killed
+training goes on.
 """
 
 from __future__ import annotations
@@ -44,9 +45,12 @@ LETTERS = {"dense": "D", "splade": "L"}
 class TwoStageConfig:
     collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
     output_dir: str = field(metadata={"help": "New folder for the models and their runs over the training queries."})
-    model: str = field(metadata={"help": "Encoder that both stages start from: a folder or Hub id."})
+    model: str = field(metadata={"help": "Encoder that stage 1 starts from: a folder or Hub id."})
     retriever: Literal["dense", "splade"] = field(default="dense", metadata={"help": "What is trained."})
     stages: int = field(default=2, metadata={"help": "1 ends with D1 or L1."})
+    stage2_from: Literal["stage1", "base"] = field(
+        default="stage1", metadata={"help": "Stage 2 goes on from stage 1 (4.2), or starts from the base model again."}
+    )
     negatives: str | None = field(
         default=None, metadata={"help": "Candidates (mine.py) in place of BM25's top documents."}
     )
@@ -88,6 +92,7 @@ def two_stages(config: TwoStageConfig, training: RetrieverTraining, collection: 
         if number + 1 < len(names):
             own = own_run(config, training, collection, folder, name)
             rows = partial(with_list, rows, name, own)
+            start = folder / name if config.stage2_from == "stage1" else start
 
 
 def train_stage(
@@ -98,7 +103,7 @@ def train_stage(
     rows: Iterator[Mapping[str, Any]],
     target: Path,
 ) -> None:
-    """One training from the starting model, saved as `target`."""
+    """One training from `start`, saved as `target`."""
     print(f"\n{target.name}: trained on {config.split} queries")
     state, tuples = PartialState(), target.with_name(f"tuples-{target.name}.arrow")
     if state.is_main_process:

@@ -43,8 +43,9 @@ def trainer(model: str, output_dir: str, **options) -> PretrainingTrainer:
     settings = {"learning_rate": 1e-3, "num_train_epochs": 2, "mixed_precision": "no", "use_cpu": True}
     settings |= {"logging_steps": 1, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
     config = PretrainingConfig(output_dir=output_dir, **settings | options)
-    collator = PassageCollator(AutoTokenizer.from_pretrained(model))
-    return PretrainingTrainer(model_of(model, config.bottleneck), config, Passages(tokens(model), config), collator)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    dataset = Passages(tokens(model), config, tokenizer)
+    return PretrainingTrainer(model_of(model, config.bottleneck), config, dataset, PassageCollator(tokenizer))
 
 
 def losses(trained: PretrainingTrainer) -> list[float]:

@@ -14,10 +14,9 @@ from r2anker_hf.collection import Collection, Corpus
 from r2anker_hf.negatives.analysis import (
     Divergence,
     discrete_kl,
+    distribution,
     divergences,
-    joint_distribution,
     pearson,
-    ranker_distribution,
 )
 from r2anker_hf.negatives.candidates import Mining, write_corpus, write_manifest, write_shards
 from r2anker_hf.negatives.sampling import RankedList
@@ -62,16 +61,16 @@ def test_kl_is_scipy_s_on_smoothed_distributions():
         assert found > 0 and discrete_kl(dict(zip(ids, p, strict=True)), dict(zip(ids, p, strict=True))) == 0
 
 
-def test_joints_and_rankers_are_distributions():
+def test_distributions_by_rank_and_by_score():
     lists = {"bm25": RankedList(["a", "b", "p"], [3.0, 2.0, 1.0]), "dense": RankedList(["b", "c"], [0.9, 0.3])}
-    assert joint_distribution(lists, ["p"]) == {"a": 0.25, "b": 0.5, "c": 0.25}
-    assert joint_distribution(lists, ["p"], depth=1) == {"a": 0.5, "b": 0.5}
-    by_score = joint_distribution(lists, ["p"], by="score")  # two left in each list: standardised to 1 and -1
+    assert distribution(lists, ["p"]) == {"a": 0.25, "b": 0.5, "c": 0.25}
+    assert distribution(lists, ["p"], depth=1) == {"a": 0.5, "b": 0.5}
+    by_score = distribution(lists, ["p"], by="score")  # two left in each list: standardised to 1 and -1
     high, low = math.e / (math.e + 1 / math.e) / 2, 1 / math.e / (math.e + 1 / math.e) / 2
     assert by_score == pytest.approx({"a": high, "b": low + high, "c": low})
-    ranked = ranker_distribution(RankedList(["a", "p", "b"], [math.log(3.0), 9.0, 0.0]), ["p"])
-    assert ranked == pytest.approx({"a": 0.75, "b": 0.25})
-    assert joint_distribution({"bm25": RankedList(["p"], [1.0])}, ["p"]) == {}
+    warm = distribution({"ranker": RankedList(["p", "a", "b"], [9.0, 2.0, 1.0])}, ["p"], by="score", temperature=2.0)
+    assert warm == pytest.approx({"a": math.e / (math.e + 1), "b": 1 / (math.e + 1)})  # 1 and -1, halved
+    assert distribution({"bm25": RankedList(["p"], [1.0])}, ["p"]) == {}
 
 
 def test_figures_2_and_3_by_hand():
@@ -91,6 +90,53 @@ def test_figures_2_and_3_by_hand():
     assert found["both"]["kl"].mean == pytest.approx(kl)
     assert found["both"]["ranker_kl"].mean == pytest.approx(ranker_kl)
     assert found["both"]["delta"].mean == pytest.approx(kl - ranker_kl)
+
+
+INCREASING = {
+    "same": lambda scores: scores,
+    "small logits": lambda scores: 0.01 * scores,
+    "large logits": lambda scores: 100 * scores + 7,
+    "cube": lambda scores: scores**3,
+    "rank": lambda scores: np.searchsorted(np.sort(scores), scores).astype(float),
+}
+# By score, distances count, so that scale and offset alone are free.
+FREE = [("rank", name) for name in INCREASING] + [("score", n) for n in ("same", "small logits", "large logits")]
+
+
+def pooled(generator, order):
+    """A row whose ranker orders the pool of two lists by `order` of BM25's scores, of which dense-only documents have
+    the lowest."""
+    ids = [f"d{index}" for index in range(40)]
+    bm25, dense = generator.permutation(ids)[:20].tolist(), generator.permutation(ids)[:20].tolist()
+    scores = np.sort(generator.normal(size=20))[::-1]
+    pool = bm25 + [doc_id for doc_id in dense if doc_id not in bm25]
+    extended = np.concatenate([scores, scores[-1] - 1.0 - np.arange(len(pool) - 20)])
+    lists = {"bm25": (bm25, scores), "dense": (dense, np.sort(generator.normal(size=20))[::-1])}
+    listed = [{"retriever": n, "doc_ids": i, "scores": s.tolist()} for n, (i, s) in lists.items()]
+    ranking = {"ranker": "trained", "doc_ids": pool, "scores": order(extended).tolist()}
+    return {"query_id": "q", "positive_ids": [bm25[3], dense[5]], "candidates": listed, "rankings": [ranking]}
+
+
+@pytest.mark.parametrize(("by", "name"), FREE)
+@pytest.mark.parametrize("depth", [20, 7])
+def test_a_ranker_with_bm25_s_order_is_at_zero_from_it(by, name, depth):
+    """Whatever its logits."""
+    rows = [pooled(np.random.default_rng(seed), INCREASING[name]) for seed in range(10)]
+    generators = {"bm25": ["bm25"], "both": ["bm25", "dense"]}
+    options = {"rankers": {"bm25": "trained", "both": "trained"}, "depth": depth, "by": by}
+    found = divergences(rows, generators, **options)
+    assert found["bm25"]["delta"].mean == pytest.approx(0, abs=1e-9)
+    assert found["bm25"]["ranker_kl"].mean == pytest.approx(0, abs=1e-9)
+    assert found["both"]["delta"].mean == pytest.approx(found["both"]["kl"].mean) and found["both"]["kl"].mean > 0.1
+
+
+def test_another_order_is_away_from_bm25():
+    rows = [pooled(np.random.default_rng(seed), np.negative) for seed in range(10)]
+    for one in rows:  # best first, as mined
+        one["rankings"][0]["doc_ids"].reverse()
+        one["rankings"][0]["scores"].reverse()
+    found = divergences(rows, {"bm25": ["bm25"]}, rankers={"bm25": "trained"}, depth=10)
+    assert found["bm25"]["delta"].mean < -0.5
 
 
 def test_mean_and_error_are_over_queries():

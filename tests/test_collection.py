@@ -66,6 +66,10 @@ def test_an_ms_marco_folder_as_released(tmp_path):
         load_collection(tmp_path, "test")
     with pytest.raises(InputError, match=r"queries.train.tsv: no such file"):
         load_collection(tmp_path, "train")
+    (tmp_path / "queries.dl20.tsv").write_text("5\tstones\n6\tnot judged\n")  # as recipes/msmarco/README.md says
+    (tmp_path / "qrels.dl20.tsv").write_text("5 0 1 3\n5 0 0 0\n")
+    deep_learning = load_collection(tmp_path, "dl20")
+    assert (deep_learning.queries, deep_learning.qrels) == ({"5": "stones"}, {"5": {"1": 3, "0": 0}})
     (tmp_path / "collection.tsv").write_text("0\tRivers\tflow.\n")
     with pytest.raises(InputError, match=r"collection.tsv, line 1: 3 columns, but here are 2 \(id, text\): '0"):
         load_collection(tmp_path, "dev.small")

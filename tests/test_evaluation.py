@@ -110,7 +110,7 @@ def test_unjudged_queries_do_not_stop_the_first_stage():
 
 
 def test_facts_about_runs():
-    run = Run({"q1": [("a", 1.0), ("b", 1.0), ("c", 0.5), ("d", 0.25)], "q2": [("a", 1.0)]}, "tied")
+    run = Run({"q1": [("a", 1.0), ("b", 1.00000001), ("c", 0.5), ("d", 0.25)], "q2": [("a", 1.0)]}, "tied")
     with pytest.warns(UserWarning) as caught:
         report = evaluate({"q1": {"a": 1}, "q3": {"a": 0}}, [run], ["R@5"], settings=QUICK)
     messages = " / ".join(str(warning.message) for warning in caught)

@@ -51,7 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "health": set(),
     "lora": set(),
     "listwise": {"losses", "padding_free", "gradient_cache", "health", "lora", "negatives.sampling", "saving"},
-    "pretraining": {"listwise", "padding_free", "tokens"},
+    "whole_words": set(),
+    "pretraining": {"listwise", "padding_free", "tokens", "whole_words"},
     "publishing": {"evaluation", "report", "stage", "rankers", "negatives", "retrievers", "config"},
     "stage": {"config", "files", "processes", "revisions"},
 }

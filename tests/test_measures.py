@@ -188,11 +188,29 @@ def test_metric_is_an_evaluate_metric_that_gives_the_same_values(tmp_path):
 
 
 def test_importing_measures_loads_nothing_heavy():
+    """And our figures are not made by `evaluate`, which keeps them in a dataset whose order is that library's."""
     code = (
         "import sys, r2anker_hf.records, r2anker_hf.run, r2anker_hf.measures, r2anker_hf.evaluation\n"
-        "print([m for m in ('torch', 'evaluate', 'datasets', 'transformers', 'ir_measures') if m in sys.modules])"
+        "print([m for m in ('torch', 'evaluate', 'datasets', 'transformers', 'ir_measures') if m in sys.modules])\n"
+        "r2anker_hf.measures.evaluate_run({'q': {'a': 1}}, r2anker_hf.run.Run({'q': [('a', 1.0)]}), ['MRR@10'])\n"
+        "print([m for m in ('torch', 'evaluate', 'datasets', 'transformers') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n[]\n"
+
+
+def test_metric_and_figures_agree_query_by_query(tmp_path):
+    from r2anker_hf.measures import RankingMetric
+
+    qrels, run = random_case(seed=3, queries=40)
+    lists = Run({q: scores.items() for q, scores in run.items()})
+    values = RankingMetric(cache_dir=str(tmp_path)).compute(
+        predictions=[[document.doc_id for document in lists[q]] for q in sorted(qrels)],
+        references=[{"doc_ids": list(qrels[q]), "grades": list(qrels[q].values())} for q in sorted(qrels)],
+        measures=list(ALL),
+        per_query=True,
+    )
+    assert {name: list(column.values()) for name, column in evaluate_run(qrels, lists, ALL).items()} == values
 
 
 @pytest.mark.skipif(not DL19.is_dir(), reason="the shared collections are not here")

@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pretrain_toy import gradient_norms, losses, model_of, passages, tokens, trainer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from r2anker_hf.models import positions
 from r2anker_hf.pretraining import (
@@ -23,6 +25,7 @@ from r2anker_hf.pretraining import (
     save_encoder,
 )
 from r2anker_hf.records import InputError
+from r2anker_hf.whole_words import Words
 
 BATCHES = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "dropout": 0.0}
 
@@ -31,11 +34,15 @@ def config(**options):
     return PretrainingConfig(output_dir="unused", use_cpu=True, mixed_precision="no", **options)
 
 
+def dataset_of(model, **options):
+    """The toy passages, tokenised by a model's tokenizer."""
+    return Passages(tokens(str(model)), config(**options), AutoTokenizer.from_pretrained(model))
+
+
 @pytest.fixture(scope="module")
 def batch(tiny_model):
     """Seven passages of uneven length, as the trainer gets them."""
-    dataset = Passages(tokens(str(tiny_model)), config())
-    collate = PassageCollator(AutoTokenizer.from_pretrained(tiny_model))
+    dataset, collate = dataset_of(tiny_model), PassageCollator(AutoTokenizer.from_pretrained(tiny_model))
     return collate([dataset[(0, index)] for index in range(7)])
 
 
@@ -154,8 +161,8 @@ def test_other_architectures_and_deep_decoders_are_refused(tiny_model):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 29, 142])
-def test_masks_have_their_rates_and_the_decoder_s_holds_the_encoder_s(count):
-    drawn = [masked_places(count, 42, epoch, 3, 0.3, 0.5) for epoch in range(400)]
+def test_masks_of_pieces_have_their_rates_and_the_decoder_s_holds_the_encoder_s(count):
+    drawn = [masked_places(np.arange(count), 42, epoch, 3, 0.3, 0.5) for epoch in range(400)]
     for encoder, decoder in drawn:
         assert encoder.sum() == max(1, round(0.3 * count)) and decoder.sum() == max(1, round(0.5 * count))
         assert (encoder <= decoder).all()
@@ -163,6 +170,78 @@ def test_masks_have_their_rates_and_the_decoder_s_holds_the_encoder_s(count):
     share = drawn[0][0].sum() / count
     places = np.mean([encoder for encoder, _ in drawn], axis=0)
     assert np.abs(places - share).max() <= 5 * np.sqrt(share * (1 - share) / 400)
+
+
+@pytest.mark.parametrize("shares", [(0.3, 0.5), (0.15, 0.15), (0.5, 0.3), (1.0, 1.0)])
+@pytest.mark.parametrize("sizes", [[4], [1], [3, 3], [1, 2, 3, 4], [5, 1, 1, 1, 2, 7, 1, 3] * 6])
+def test_whole_words_are_masked_up_to_the_share(sizes, shares):
+    words = np.repeat(np.arange(len(sizes)), sizes)
+    for epoch in range(200):
+        masks = masked_places(words, 42, epoch, 3, *shares)
+        for mask, share in zip(masks, shares, strict=True):
+            whole = [set(mask[words == word]) for word in range(len(sizes))]
+            assert all(len(one) == 1 for one in whole)
+            room, left = (
+                max(1, round(share * len(words))) - mask.sum(),
+                np.array(sizes)[[one == {False} for one in whole]],
+            )
+            assert mask.any() and (left > room).all()  # nothing that would still have fitted
+            assert room >= 0 or np.unique(words[mask]).size == 1  # one word, where none is short enough
+        smaller, larger = sorted(masks, key=np.sum)
+        assert (smaller <= larger).all()
+
+
+TEXTS = [
+    "don't stop, really: it's 3.14!! naïve café (foo_bar) hello,world ABC123def",
+    "the unbelievable hello  world of things that cats do; re-entrant",
+    "",
+]
+
+
+def trained_tokenizer(model, before, decoder, trainer):
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    backend = Tokenizer(model)
+    backend.pre_tokenizer, backend.decoder = before, decoder
+    backend.train_from_iterator(TEXTS * 5, trainer(special_tokens=special, show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="<mask>", pad_token="<pad>", unk_token="<unk>")
+
+
+def byte_level():
+    """As RoBERTa's."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = partial(trainers.BpeTrainer, vocab_size=290, initial_alphabet=alphabet)
+    before = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return trained_tokenizer(models.BPE(), before, decoders.ByteLevel(), trainer)
+
+
+def sentence_piece():
+    """As XLM-R's."""
+    before = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    trainer = partial(trainers.UnigramTrainer, vocab_size=80, unk_token="<unk>")
+    return trained_tokenizer(models.Unigram(), before, decoders.Metaspace(), trainer)
+
+
+TOKENIZERS = {"word_piece": AutoTokenizer.from_pretrained, "byte_level": byte_level, "sentence_piece": sentence_piece}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_words_are_the_tokenizer_s_own(kind, tiny_model):
+    tokenizer = TOKENIZERS[kind](*[tiny_model] if kind == "word_piece" else [])
+    words = Words(tokenizer)
+    for text in TEXTS:
+        encoded = tokenizer(text, add_special_tokens=False)
+        assert words(np.array(encoded["input_ids"], dtype=int)).tolist() == encoded.word_ids(), encoded.tokens()
+    assert len(encoded.word_ids()) == 0 and len(set(tokenizer(TEXTS[1]).word_ids())) < len(
+        tokenizer(TEXTS[1]).tokens()
+    )
+
+
+def test_a_tokenizer_whose_words_are_unknown_is_refused(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.backend_tokenizer.decoder = decoders.Fuse()
+    with pytest.raises(InputError, match="known for WordPiece, ByteLevel and Metaspace tokenizers, not Fuse"):
+        Passages(tokens(str(tiny_model)), config(), tokenizer)
+    assert len(Passages(tokens(str(tiny_model)), config(whole_words=False), tokenizer)[(0, 0)]["tokens"])
 
 
 def test_special_tokens_and_padding_are_never_masked(tiny_model, batch):
@@ -176,7 +255,7 @@ def test_special_tokens_and_padding_are_never_masked(tiny_model, batch):
 
 def test_a_batch_holds_the_tokenizer_s_own_ids(tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    dataset = Passages(tokens(str(tiny_model)), config())
+    dataset = dataset_of(tiny_model)
     assert len(dataset) == len(passages()) - 1  # the empty one is left out
     texts = [text for text in passages() if text]
     for index in (0, 4, 5, 20):
@@ -186,13 +265,13 @@ def test_a_batch_holds_the_tokenizer_s_own_ids(tiny_model):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_masks_depend_on_epoch_and_position_alone(tiny_model, workers):
-    dataset = Passages(tokens(str(tiny_model)), config())
+    dataset = dataset_of(tiny_model)
     items = [(epoch, index) for epoch in (0, 1) for index in (3, 9, 9)]
     loaded = list(DataLoader(dataset, sampler=items, batch_size=None, num_workers=workers, collate_fn=dict))
     masks = [feature["decoder_masked"].tolist() for feature in loaded]
     assert masks == [dataset[item]["decoder_masked"].tolist() for item in items]
     assert masks[1] == masks[2]
-    other = Passages(dataset.tokens, config(seed=7))
+    other = dataset_of(tiny_model, seed=7)
     assert any((dataset[(0, n)]["decoder_masked"] != dataset[(1, n)]["decoder_masked"]).any() for n in range(9))
     assert any((dataset[(0, n)]["decoder_masked"] != other[(0, n)]["decoder_masked"]).any() for n in range(9))
 

@@ -36,6 +36,7 @@ STAGES = (
     "pretrain",
 )
 STAGE_OF = {"retrieve_bm25": "retrieve", "retrieve_dense": "retrieve", "retrieve_splade": "retrieve"}
+STAGE_OF |= {"score_dev": "score"}
 STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever", "distil_splade": "distil"}
 STAGE_OF |= {f"publish_{kind}": "publish" for kind in ("negatives", "ranker", "retriever")}
 IMPORTED = {
@@ -201,6 +202,26 @@ def toy(tiny_model, tmp_path_factory):
     run_here("mine", *collection, "--runs", *runs, "--audit_queries", 0, "--output_dir", folder / "negatives")
     CrossEncoderRanker.from_pretrained(tiny_model, max_length=48).save_pretrained(folder / "ranker")
     return folder, collection
+
+
+@pytest.mark.parametrize("stage2_from", ["stage1", "base"])
+def test_stage_2_starts_where_it_is_told(stage2_from, toy, tiny_model, tmp_path):
+    """By default from stage 1, as in 4.2; a training by hand from there gives the same weights."""
+    folder, collection = toy
+    module, out = recipe("train_retriever"), tmp_path / "out"
+    options = [*collection, "--model", tiny_model, "--negatives", folder / "negatives", "--num_train_epochs", 1]
+    options += ["--max_length", 16, "--num_negatives", 1, "--learning_rate", 1e-3, "--bf16", "false"]
+    options += ["--output_dir", out] + (["--stage2_from", "base"] if stage2_from == "base" else [])
+    run_here("train_retriever", *options)
+    config, training = parse_config(*configs("train_retriever"), args=[str(option) for option in options])
+    passages = load_collection("apidocs", "train", passages=60, test=12, dev=4)
+    rows = module.with_list(
+        lambda: module.first_rows(config, passages, out), "D1", Run.read_trec(out / "runs" / "D1" / "run.trec")
+    )
+    start = out / "D1" if stage2_from == "stage1" else config.model
+    module.train_stage(config, training, passages, start, rows, tmp_path / "D2")
+    by_hand, made = ((path / "D2" / "model.safetensors").read_bytes() for path in (tmp_path, out))
+    assert made == by_hand
 
 
 @pytest.mark.parametrize("retriever", ["dense", "splade"])
@@ -376,7 +397,68 @@ def test_every_yaml_parses(path):
 def test_folders_differ_in_values_alone():
     names = {folder: {path.name for path in (RECIPES / folder).glob("*.yaml")} for folder in ("nano", "scifact")}
     for folder in ("nfcorpus", "msmarco", "scifact"):
-        assert {path.name for path in (RECIPES / folder).glob("*.yaml")} == names["nano"] - {"warm_start.yaml"}
+        more = {"score_dev.yaml"} if folder == "msmarco" else set()  # the paper reports it; elsewhere it chooses
+        assert {path.name for path in (RECIPES / folder).glob("*.yaml")} == names["nano"] - {"warm_start.yaml"} | more
+
+
+FOLDERS = sorted(path.parent.name for path in RECIPES.glob("*/score.yaml"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_nothing_is_trained_or_chosen_on_what_is_reported(folder):
+    given = {path.stem: yaml.safe_load(path.read_text()) for path in (RECIPES / folder).glob("*.yaml")}
+    reported = {settings["split"] for name, settings in given.items() if name.startswith("score")}
+    chosen_by = {settings["dev_split"] for settings in given.values() if "dev_split" in settings}
+    trained_on = {
+        settings.get(key, "train")
+        for name, settings in given.items()
+        for key in ("split", "negatives_split")
+        if STAGE_OF.get(name, name) in ("mine", "teach", "train_ranker", "train_retriever", "distil")
+    }
+    assert reported and not reported & chosen_by and not reported & trained_on
+    assert {"msmarco": {"dev", "test"}}.get(folder, {"test"}) == reported
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("splits", [None, "dl19 dl20"])
+def test_the_story_s_commands(folder, splits, tmp_path):
+    """`echo` in place of python: which splits are retrieved, reranked and scored, and which run chooses."""
+    given = {"SPLITS": splits} if splits else {}
+    done = launch(["bash", "recipes/run.sh", folder], LAUNCH="echo", OUT=tmp_path, **given)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("recipes/")]
+    options = [(words[0], dict(zip(words, words[1:], strict=False))) for words in lines]
+    split_of = {
+        name: [given["--split"] for script, given in options if script == f"recipes/{name}.py"]
+        for name in ("retrieve", "rerank", "score")
+    }
+    training = next(o for script, o in options[::-1] if script == "recipes/train_ranker.py")
+    reported = splits.split() if splits else ["test", "dev"] if folder == "msmarco" else ["test"]
+    chosen_by = ["dev"] if folder in ("nano", "nfcorpus") else []
+    assert split_of["score"] == reported and split_of["rerank"] == [s for s in reported for _ in range(2)]
+    assert split_of["retrieve"] == [s for s in ["train", *chosen_by, *reported] for _ in range(2)]
+    assert training.get("--dev_run") == (f"{tmp_path}/runs/dev/bm25/run.trec" if chosen_by else None)
+    settings = yaml.safe_load((REPOSITORY / training["--config"]).read_text())
+    assert ("held_out" in settings) == (folder == "msmarco") and ("held_out" not in settings or not chosen_by)
+
+
+def test_the_split_that_chooses_is_not_reported(tmp_path):
+    done = launch(["bash", "recipes/run.sh", "nfcorpus"], LAUNCH="echo", OUT=tmp_path, SPLITS="test dev")
+    assert done.returncode == 2 and "error: SPLITS: dev chooses the checkpoint" in done.stderr and not done.stdout
+
+
+def test_held_out_training_queries_choose_the_checkpoint(toy, tiny_model, tmp_path):
+    folder, _ = toy
+    options = ["--negatives", folder / "negatives", "--model", tiny_model, "--held_out", 12, "--dev_depth", 5]
+    options += ["--use_cpu", "true", "--mixed_precision", "no", "--num_negatives", 1, "--max_length", 24]
+    options += ["--per_device_train_batch_size", 16, "--num_train_epochs", 1, "--report_to", "none"]
+    options += ["--eval_strategy", "epoch", "--save_strategy", "epoch"]
+    run_here("train_ranker", *options, "--output_dir", tmp_path / "ranker")
+    state = json.loads((tmp_path / "ranker" / "trainer_state.json").read_text())
+    assert state["global_step"] == (44 - 12) // 16
+    assert [line["eval_MRR@10"] for line in state["log_history"] if "eval_MRR@10" in line] == [state["best_metric"]]
+    with pytest.raises(InputError, match="held_out is 12 and dev_run is x, but one of them chooses"):
+        run_here("train_ranker", *options, "--dev_run", "x", "--output_dir", tmp_path / "other")
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -41,13 +41,46 @@ def test_what_retrievers_cut_is_in_the_order_of_a_run(scores):
         ) == expected.top(depth)
 
 
-def test_order_is_that_of_trec_eval():
+def written(scores, folder):
+    Run({"q": scores.items()}).write_trec(folder / "run.trec")
+    return folder / "run.trec"
+
+
+def cut_by_a_retriever(scores, _):
+    values = np.array(list(scores.values()))
+    return Run.of_ranked({"q": cut(list(scores), np.arange(len(scores)), values, len(scores))})
+
+
+# Every way in which a list gets its order.
+ORDERED = {
+    "made": lambda scores, _: Run({"q": scores.items()}),
+    "written and read": lambda scores, folder: Run.read_trec(written(scores, folder)),
+    "left on disk": lambda scores, folder: RunFile(written(scores, folder)),
+    "merged": lambda scores, _: Run.merge([Run({"q": [pair]}) for pair in scores.items()]),
+    "cut by a retriever": cut_by_a_retriever,
+}
+STEP = 2.0**-24  # of a float32 just below 1: half of it is lost
+SCORES = {
+    "equal": {"d1": 2.0, "d10": 2.0, "d9": 2.0, "é": 2.0, "Z": 2.0, "x": 3.0, "y": 1.0},
+    "equal as float32": {"a": 7.000000001, "c": 7.0, "b": 7.0000000005, "top": 7.1, "last": 6.9},
+    "at the edge of float32": {"a": 1.0, "b": 1.0 - STEP, "c": 1.0 - STEP * 0.4, "d": 1.0 - STEP * 0.6},
+    "beyond float32": {"a": 1e300, "b": 1e299, "c": 3e38, "d": 1e-60, "e": 0.0, "f": -1e300},
+}
+
+
+@pytest.mark.parametrize("made", ORDERED.values(), ids=ORDERED)
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_order_is_that_of_trec_eval(scores, made, tmp_path):
     """pytrec_eval sorts by itself; a single relevant document at every place shows where it puts each."""
     pytrec_eval = pytest.importorskip("pytrec_eval")
-    scores = {"d1": 2.0, "d10": 2.0, "d9": 2.0, "é": 2.0, "Z": 2.0, "x": 3.0, "y": 1.0}
-    for rank, document in enumerate(Run({"q": scores.items()})["q"], start=1):
+    for rank, document in enumerate(made(scores, tmp_path)["q"], start=1):
         evaluator = pytrec_eval.RelevanceEvaluator({"q": {document.doc_id: 1}}, {"recip_rank"})
         assert evaluator.evaluate({"q": scores})["q"]["recip_rank"] == pytest.approx(1 / rank)
+
+
+def test_scores_keep_the_digits_that_do_not_count():
+    assert Run({"q": [("a", 7.000000001), ("b", 7.0)]})["q"] == (("b", 7.0), ("a", 7.000000001))
 
 
 def test_infinite_scores_have_a_place():

@@ -5,6 +5,7 @@ import math
 import random
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -43,6 +44,7 @@ OPTIONS = {
     "single": {"retrievers": ["dense"]},
     "constrained": {"within": "bm25@1000"},
     "redistributed": {"ranker": "ranker"},
+    "redistributed_softmax": {"ranker": "ranker"},
 }
 
 
@@ -102,8 +104,12 @@ DISTRIBUTIONS = [
     ),
     ("constrained", {}, {"c": 1 / 3, "d": 1 / 3, "g": 1 / 3}),
     ("constrained", {"within": "bm25"}, {"b": 2 / 3, "a": 1 / 3}),
-    ("redistributed", {}, ranker_expected()),
-    ("redistributed", {"rank_from": 3}, dict(zip("ga", exponentials(1.0, 0.0), strict=True))),
+    ("redistributed", {}, dict.fromkeys("bga", 1 / 3)),
+    ("redistributed", {"depth": 3}, {"b": 1 / 2, "g": 1 / 2}),
+    ("redistributed", {"max_score": {"ranker": 1.0}}, {"g": 1 / 2, "a": 1 / 2}),
+    ("redistributed_softmax", {}, ranker_expected()),
+    ("redistributed_softmax", {"depth": 1}, ranker_expected()),
+    ("redistributed_softmax", {"rank_from": 3}, dict(zip("ga", exponentials(1.0, 0.0), strict=True))),
     # margins: what stands above the positive is refused, list by list; splade ranks no positive
     ("union", {"absolute_margin": 0.0}, {"c": 1 / 2, "e": 1 / 2}),
     ("union", {"absolute_margin": 0.45}, {"c": 1.0}),
@@ -127,9 +133,33 @@ def test_weighted_draws_go_on_by_what_is_left():
     """The second of two draws from (b, g, a): its chance sums over what the first one took."""
     chance = ranker_expected()
     expected = {d: sum(chance[e] * chance[d] / (1 - chance[e]) for e in chance if e != d) for d in chance}
-    options = sampling("redistributed")
+    options = sampling("redistributed_softmax")
     counts = Counter(draw_group(SCORED, 2, seed=1, epoch=epoch, sampling=options)[1][1] for epoch in range(4000))
     assert chisquare([counts[d] for d in expected], [4000 * expected[d] for d in expected]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_redistribution_spreads_over_the_capped_list_whatever_the_logits(scale):
+    """Appendix B: cap, then uniform. 300 documents, depth 200: each of the top 200 is drawn alike."""
+    pool = RankedList([f"d{i}" for i in range(300)], [scale * (20.0 - i / 10) for i in range(300)])
+    candidates = QueryCandidates("q", ["d0"], {"bm25": RankedList(["d1"])}, {}, {"ranker": pool})
+    options = sampling("redistributed", depth=200)
+    counts = Counter(d for e in range(400) for d in draw_group(candidates, 40, 1, e, options)[1])
+    assert counts.keys() == {f"d{i}" for i in range(1, 200)}
+    assert chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_a_constraint_that_was_not_mined_deep_is_said():
+    """Once: Python shows a warning with the same words one time."""
+    with pytest.warns(
+        UserWarning, match="no deeper run 'bm25', so its mined list decides.*--constraints bm25="
+    ) as said:
+        for epoch in range(3):
+            draw_group(SCORED, 1, 1, epoch, sampling("constrained", within="bm25"))
+    assert len({str(one.message) for one in said}) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_group(SCORED, 1, 1, 0, sampling("constrained"))
 
 
 def test_quota_gives_every_retriever_its_part():
@@ -289,6 +319,8 @@ def test_a_draw_reads_a_row_of_the_dataset():
         ({"policy": "quota", "shares": {"bm25": -1.0, "dense": 2.0}}, "the share of bm25 is -1.0"),
         ({"policy": "constrained"}, "policy constrained needs within"),
         ({"policy": "redistributed"}, "policy redistributed needs ranker"),
+        ({"policy": "redistributed_softmax"}, "policy redistributed_softmax needs ranker"),
+        ({"policy": "redistributed", "ranker": "r", "rank_from": 201}, "ranks from 201 to 200 are an empty window"),
         ({"temperature": 0.0}, "the temperature of sampling is 0.0"),
         ({"rank_from": 0}, "rank_from is 0"),
         ({"rank_from": 5, "rank_to": 4}, "ranks from 5 to 4 are an empty window"),

@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from ..records import InputError
-from .sampling import POLICIES, QueryCandidates, RankedList, Sampling, softmax_of
+from .sampling import POLICIES, QueryCandidates, RankedList, Sampling
 
 SMOOTHING = 0.01
 """Part of either distribution that is spread evenly over the support; see `discrete_kl`."""
@@ -72,49 +72,43 @@ def discrete_kl(p: Distribution, q: Distribution, smoothing: float = SMOOTHING) 
     return max(0.0, math.fsum(a * math.log(a / b) for a, b in mixed))
 
 
-def joint_distribution(
-    lists: Mapping[str, RankedList], positives: Iterable[str] = (), depth: int = 200, by: str = "rank"
+def distribution(
+    lists: Mapping[str, RankedList],
+    positives: Iterable[str] = (),
+    depth: int = 200,
+    by: str = "rank",
+    temperature: float = 1.0,
 ) -> dict[str, float]:
-    """The distribution that a joint of retrievers draws negatives from.
+    """The distribution that a retriever, a joint of retrievers, or a ranker draws negatives from: one rule for all.
+
+    Logits, cosines and BM25's scores have nothing in common but their order, so by default nothing else is read.
 
     Args:
-        lists: of the retrievers that take part.
+        lists: of the retrievers that take part, or the ranking of one ranker.
         positives: documents that are never drawn.
         depth: top-N of each list (appendix B).
-        by: "rank": uniform over all lists put together without removing duplicates, what `union` draws from.
-            "score": each list's softmax of standardised scores, averaged over the retrievers, as policy `softmax`.
+        by: "rank": uniform over all lists put together without removing duplicates, what `union` draws from; no
+            increasing transform of the scores changes it. "score": each list's softmax of standardised scores,
+            averaged over the lists, as policy `softmax`; neither scale nor offset of the scores changes it.
+        temperature: of the softmax, by score.
 
     Returns:
         Probability by document, summing to 1; empty where no negative is left.
 
-    >>> joint_distribution({"bm25": RankedList(["a", "b"]), "dense": RankedList(["b", "p"])}, ["p"])
+    >>> distribution({"bm25": RankedList(["a", "b"]), "dense": RankedList(["b", "p"])}, ["p"])
     {'a': 0.333..., 'b': 0.666...}
     """
     if by not in ("rank", "score"):
         raise InputError(f"distributions are taken by {by!r}; choices: rank, score")
     policy = "union" if by == "rank" else "softmax"
-    (pool,) = POLICIES[policy](QueryCandidates("", list(positives), lists), Sampling(policy, depth))
+    sampling = Sampling(policy, depth, temperature=temperature)
+    (pool,) = POLICIES[policy](QueryCandidates("", list(positives), lists), sampling)
     size = len(pool.doc_ids)
     weights = [1 / size for _ in range(size)] if pool.weights is None else pool.weights.tolist()
     chances: dict[str, float] = {}
     for doc_id, weight in zip(pool.doc_ids, weights, strict=True):
         chances[doc_id] = chances.get(doc_id, 0.0) + weight
     return chances
-
-
-def ranker_distribution(
-    ranking: RankedList, positives: Iterable[str] = (), temperature: float = 1.0
-) -> dict[str, float]:
-    """A ranker's softmax over the pooled candidates, without positives (Eq. 4 over the pool, Figure 3).
-
-    >>> ranker_distribution(RankedList(["a", "p", "b"], [1.0, 5.0, 1.0]), ["p"])
-    {'a': 0.5, 'b': 0.5}
-    """
-    excluded = set(positives)
-    pairs = zip(ranking.doc_ids, ranking.scores, strict=True)
-    kept = [(doc_id, score) for doc_id, score in pairs if doc_id not in excluded]
-    weights = softmax_of([score for _, score in kept], temperature)
-    return {doc_id: weight for (doc_id, _), weight in zip(kept, weights.tolist(), strict=True)}
 
 
 def divergences(
@@ -131,17 +125,19 @@ def divergences(
 
     For each generator: `kl`, KL(P(.|q; generator) | BM25(.|q)), the x-axis of Figure 2. Where a ranker was trained on
     its negatives, also `ranker_kl`, KL(P(.|q; ranker) | BM25(.|q)), and `delta`, the first minus the second (Figure
-    3): how far training moved away from the distribution that it was given. Near 0 is best there.
+    3): how far training moved away from the distribution that it was given. Near 0 is best there. All of them are
+    `distribution`s of the same kind, so a ranker that orders the pool as BM25 does is at 0 from it, whatever its
+    logits. By rank, the pool must be deeper than `depth`, or every order of it has the same top.
 
     Args:
         rows: the candidates dataset.
         generators: retrievers by the name of their joint.
         reference: the retriever that is tested by reranking, BM25 in the paper.
         rankers: by generator, the name of its trained ranker among the rows' `rankings`.
-        depth: top-N of every list.
+        depth: top-N of every list, the ranker's too.
         smoothing: as in `discrete_kl`.
-        temperature: of the ranker's softmax.
-        by: as in `joint_distribution`, for generators and reference.
+        temperature: as in `distribution`.
+        by: as in `distribution`.
 
     Returns:
         By generator and quantity, the mean over queries. A query where generator, reference or ranker has no
@@ -165,20 +161,19 @@ def divergences(
 
 
 def _of_query(candidates, generators, reference, rankers, depth, smoothing, temperature, by):
-    def joint(names: Sequence[str]) -> dict[str, float]:
-        lists = {name: _named(candidates.lists, name, "retriever") for name in names}
-        return joint_distribution(lists, candidates.positives, depth, by)
+    def chances_of(names: Sequence[str], table: Mapping[str, RankedList], noun: str) -> dict[str, float]:
+        lists = {name: _named(table, name, noun) for name in names}
+        return distribution(lists, candidates.positives, depth, by, temperature)
 
-    base = joint([reference])
+    base = chances_of([reference], candidates.lists, "retriever")
     for name, members in generators.items():
-        chances = joint(members)
-        if not (base and chances):
+        before = chances_of(members, candidates.lists, "retriever")
+        if not (base and before):
             continue
-        kl = discrete_kl(chances, base, smoothing)
+        kl = discrete_kl(before, base, smoothing)
         yield name, "kl", kl
         if name in rankers:
-            ranking = _named(candidates.rankings, rankers[name], "ranker")
-            after = ranker_distribution(ranking, candidates.positives, temperature)
+            after = chances_of([rankers[name]], candidates.rankings, "ranker")
             if after:
                 ranker_kl = discrete_kl(after, base, smoothing)
                 yield name, "ranker_kl", ranker_kl

@@ -79,7 +79,7 @@ class Mining:
         depth: documents kept of each list (R2ANKER caps at the top 200, appendix B).
         constraints: runs of which the ids alone are kept, deeper, for the policy `constrained` (Table 6).
         constraint_depth: documents kept of those; the paper has BM25's top 1000.
-        rankings: a ranker's scores over the pooled documents, for `redistributed` (Table 7); kept whole.
+        rankings: a ranker's list over the pooled documents, for `redistributed` (Table 7); kept whole.
         facts: what the manifest says of a run (see `run_facts`), by its use (retrievers, constraints or rankings) and
             its name.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ class QueryCandidates:
         positives: ids of its relevant documents; none of them is ever a negative.
         lists: each retriever's ranked list.
         constraints: document ids of further runs, deeper than the lists, for `constrained`.
-        rankings: rankers' scores over the pooled candidates, for `redistributed`.
+        rankings: rankers' lists over the pooled candidates, for `redistributed` and `redistributed_softmax`.
     """
 
     query_id: str
@@ -82,17 +83,17 @@ class Sampling:
         depth: top-N of each retriever's list that is drawn from (appendix B).
         retrievers: the lists that take part (the rows of Table 4); none named: all.
         rank_from: first rank of a list that is drawn from.
-        rank_to: last rank; default `depth`, and for `redistributed` the whole pool.
+        rank_to: last rank; default `depth`, and for `redistributed_softmax` the whole pool.
         max_score: by retriever (or ranker), the highest score that a negative may have there.
         min_score: by retriever (or ranker), the lowest.
         absolute_margin: a list's negative scores at least so much below the positive.
         relative_margin: the same as a share of the positive's magnitude: score <= p - margin * |p|, also where p < 0.
-        temperature: of `softmax` and `redistributed`; small ones draw the very top, large ones draw evenly.
+        temperature: of `softmax` and `redistributed_softmax`; small ones draw the very top, large ones draw evenly.
         standardise: whether `softmax` first gives each list's scores mean 0 and deviation 1, since the scales of
             retrievers have nothing in common (BM25 some tens, cosines below 1).
         shares: of `quota`: the part of the negatives that each retriever gives; brought to sum 1.
         within: of `constrained`: the run in whose list every negative must stand.
-        ranker: of `redistributed`: whose scores over the pool are drawn by.
+        ranker: of `redistributed` and `redistributed_softmax`: whose list over the pool is drawn from.
 
     Margins read the positive's score in the same list: of several listed positives the lowest, to be on the safe side
     as in sentence-transformers. A list that ranks no positive puts all its documents above it, so none of them passes.
@@ -110,11 +111,11 @@ class Sampling:
     min_score: dict[str, float] = field(default_factory=dict, metadata={"help": "Lowest score, by retriever."})
     absolute_margin: float | None = field(default=None, metadata={"help": "Least distance below the positive."})
     relative_margin: float | None = field(default=None, metadata={"help": "The same, as a share of its magnitude."})
-    temperature: float = field(default=1.0, metadata={"help": "Of softmax and redistributed."})
+    temperature: float = field(default=1.0, metadata={"help": "Of softmax and redistributed_softmax."})
     standardise: bool = field(default=True, metadata={"help": "softmax: deviation 1 for each list's scores first."})
     shares: dict[str, float] = field(default_factory=dict, metadata={"help": "quota: bm25=0.5 dense=0.5."})
     within: str | None = field(default=None, metadata={"help": "constrained: the run that must hold a negative."})
-    ranker: str | None = field(default=None, metadata={"help": "redistributed: whose scores are drawn by."})
+    ranker: str | None = field(default=None, metadata={"help": "redistributed: whose list is drawn from."})
 
     def __post_init__(self):
         policy_named(self.policy)
@@ -122,7 +123,7 @@ class Sampling:
             raise InputError(f"depth is {self.depth}, but must be at least 1")
         if self.rank_from < 1:
             raise InputError(f"rank_from is {self.rank_from}, but ranks start at 1")
-        last = self.rank_to or (math.inf if self.policy == "redistributed" else self.depth)
+        last = self.rank_to or (math.inf if self.policy == "redistributed_softmax" else self.depth)
         if self.rank_to is not None and self.rank_to < 1 or self.rank_from > last:
             raise InputError(f"ranks from {self.rank_from} to {self.rank_to or last} are an empty window")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
@@ -145,8 +146,8 @@ class Sampling:
                     raise InputError(f"the share of {name} is {share}, but must be at least 0")
         if self.policy == "constrained" and not self.within:
             raise InputError("policy constrained needs within: the run in which every negative must stand")
-        if self.policy == "redistributed" and not self.ranker:
-            raise InputError("policy redistributed needs ranker: whose scores over the pool are drawn by")
+        if self.policy in ("redistributed", "redistributed_softmax") and not self.ranker:
+            raise InputError(f"policy {self.policy} needs ranker: whose list over the pool is drawn from")
 
 
 Policy = Callable[[QueryCandidates, Sampling], list[Stratum]]
@@ -191,8 +192,9 @@ def softmax(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
 
     .. math:: P(d) = \\frac{1}{M} \\sum_{j=1}^{M} \\frac{\\exp(s_j(d) / T)}{\\sum_{d'} \\exp(s_j(d') / T)}
 
-    A document of several lists stands in the pool once for each, so its chances add up, as they do in `union`. The
-    paper prefers uniform draws from a capped list, because this one inclines to the very top (appendix B).
+    The scores s_j are standardised over what is left of the list, unless `standardise` is off. A document of several
+    lists stands in the pool once for each, so its chances add up, as they do in `union`. The paper prefers uniform
+    draws from a capped list, because this one inclines to the very top (appendix B).
     """
     lists = [ranked for ranked in _lists(candidates, sampling).values() if len(ranked.doc_ids)]
     parts = [softmax_of(_standardised(one.scores, sampling), sampling.temperature) for one in lists]
@@ -203,27 +205,52 @@ def softmax(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
 def constrained(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
     """The union of the other retrievers, where a document stays only if the run `within` ranks it too (Table 6).
 
-    The run is one of the stored constraints, else one of the lists; its own list is no generator.
+    The run is one of the stored constraints. Where there is none of that name, a list is taken, with a warning: it was
+    cut when it was mined, and the paper looks a thousand deep. Its own list is no generator.
     """
     name = sampling.within
     runs = {**{key: ranked.doc_ids for key, ranked in candidates.lists.items()}, **candidates.constraints}
     _known([name], runs, "within", "run")
+    if name not in candidates.constraints:
+        warnings.warn(
+            f"within: the candidates hold no deeper run {name!r}, so its mined list decides; the paper takes the top "
+            f"1000 (Table 6); mine them with --constraints {name}=path/run.trec",
+            stacklevel=2,
+        )
     allowed = set(runs[name])
     others = {key: ranked for key, ranked in _lists(candidates, sampling).items() if key != name}
     return [Stratum([d for ranked in others.values() for d in ranked.doc_ids if d in allowed])]
 
 
 def redistributed(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
-    """By a ranker's own distribution over the pooled candidates of all retrievers (Table 7).
+    """The top of a ranker's own list over the pooled candidates of all retrievers, evenly (Table 7, appendix B).
+
+    Rank window, margins and score limits are those of the ranker's list; the retrievers' lists are not read.
+
+    >>> rankings = {"r": RankedList(["b", "a", "c"], [9.0, 2.0, 1.0])}
+    >>> redistributed(QueryCandidates("q", [], {}, {}, rankings), Sampling("redistributed", depth=2, ranker="r"))
+    [Stratum(doc_ids=['b', 'a'], weights=None, share=1.0)]
+    """
+    return [Stratum(list(_ranking(candidates, sampling, sampling.depth).doc_ids))]
+
+
+def redistributed_softmax(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
+    """By a ranker's own distribution over the whole pool, which inclines to the very top (Eq. 4, Eq. 6).
 
     .. math:: P(d) = \\frac{\\exp(K(q, d) / T)}{\\sum_{d'} \\exp(K(q, d') / T)}
 
-    Rank window, margins and score limits are those of the ranker's list; the retrievers' lists are not read.
+    Not the paper's draw, which is `redistributed`: a ranker's logits leave some nine documents that are drawn at all.
     """
-    _known([sampling.ranker], candidates.rankings, "ranker", "ranker")
-    last = sampling.rank_to or len(candidates.rankings[sampling.ranker].doc_ids)
-    ranked = _filtered(sampling.ranker, candidates.rankings[sampling.ranker], candidates.positives, sampling, last)
+    ranked = _ranking(candidates, sampling, None)
     return [Stratum(list(ranked.doc_ids), softmax_of(ranked.scores, sampling.temperature))]
+
+
+def _ranking(candidates: QueryCandidates, sampling: Sampling, last: int | None) -> RankedList:
+    """The list of the sampling's ranker, cut to the window, without positives and without what the filters refuse."""
+    _known([sampling.ranker], candidates.rankings, "ranker", "ranker")
+    ranked = candidates.rankings[sampling.ranker]
+    last = sampling.rank_to or last or len(ranked.doc_ids)
+    return _filtered(sampling.ranker, ranked, candidates.positives, sampling, last)
 
 
 POLICIES: dict[str, Policy] = {
@@ -234,6 +261,7 @@ POLICIES: dict[str, Policy] = {
     "softmax": softmax,
     "constrained": constrained,
     "redistributed": redistributed,
+    "redistributed_softmax": redistributed_softmax,
 }
 """Policy by name: (candidates, sampling) -> the strata that negatives are drawn from."""
 
@@ -254,7 +282,7 @@ class SamplingOptions:
     )
     rank_from: int = field(default=1, metadata={"help": "First rank of a list that is drawn from."})
     rank_to: int | None = field(
-        default=None, metadata={"help": "Last rank; default depth, for redistributed the whole pool."}
+        default=None, metadata={"help": "Last rank; default depth, for redistributed_softmax the whole pool."}
     )
     max_score: dict[str, float] = field(
         default_factory=dict, metadata={"help": "Highest score of a negative, by retriever: dense=0.8 ..."}
@@ -266,7 +294,7 @@ class SamplingOptions:
     relative_margin: float | None = field(
         default=None, metadata={"help": "The same as a share of the positive score's magnitude."}
     )
-    sampling_temperature: float = field(default=1.0, metadata={"help": "Of policies softmax and redistributed."})
+    sampling_temperature: float = field(default=1.0, metadata={"help": "Of softmax and redistributed_softmax."})
     standardise: bool = field(
         default=True, metadata={"help": "Policy softmax: give each list's scores deviation 1 first."}
     )
@@ -277,7 +305,7 @@ class SamplingOptions:
         default=None, metadata={"help": "Policy constrained: the run in which every negative must stand (Table 6)."}
     )
     negatives_ranker: str | None = field(
-        default=None, metadata={"help": "Policy redistributed: the ranker whose scores are drawn by (Table 7)."}
+        default=None, metadata={"help": "Policy redistributed: the ranker whose list is drawn from (Table 7)."}
     )
 
     def sampling(self) -> Sampling:
@@ -419,7 +447,7 @@ def _filtered(name: str, ranked: RankedList, positives: Sequence[str], sampling:
 
 
 def _needs_scores(name: str, sampling: Sampling) -> bool:
-    by_score = sampling.policy in ("softmax", "redistributed")
+    by_score = sampling.policy in ("softmax", "redistributed_softmax")
     margins = sampling.absolute_margin is not None or sampling.relative_margin is not None
     return by_score or margins or name in sampling.max_score or name in sampling.min_score
 

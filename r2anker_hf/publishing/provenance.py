@@ -31,11 +31,13 @@ SETTINGS = (
     *("max_length", "max_query_length", "use_titles", "freeze_embeddings", "temperature", "dropout", "lora_rank"),
     *("lora_alpha", "learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_share", "optim", "weight_decay"),
     *("max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
-    *("mixed_precision", "bf16", "dev_split", "dev_measure", "dev_depth", "seed"),
+    *("mixed_precision", "bf16", "held_out", "dev_split", "dev_measure", "dev_depth", "seed", "stage2_from"),
+    "whole_words",
 )
 _OF_SPLADE = ("head_steps", "query_flops", "document_flops")
 # Not worth a line of a card: they say that an option was not used.
-_UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": "train"}
+_UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": ["train"]}
+_UNUSED |= {"stage2_from": "stage1"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Stage:
         used = [key for key in SETTINGS if self.config.get(key) not in (None, {}, [], "", _UNUSED.get(key))]
         hidden = _OF_SPLADE if self.config.get("retriever") == "dense" else ()
         hidden += ("bf16",) if "mixed_precision" in used else ()
+        hidden += ("dev_split",) if "held_out" in used else ()
         settings = {key: self.config[key] for key in used if key not in hidden}
         return {
             **{key: self.record[key] for key in kept if key in self.record},
@@ -129,7 +132,8 @@ def negatives_of(stage: Stage, stated: str | None) -> TrainingData:
     Raises:
         InputError: they are not there any more, have changed, or stand on the Hub without a commit.
     """
-    given, recorded = stage.config["negatives"], stage.record["inputs"]["negatives"]
+    given = only_one(stage, "negatives")
+    recorded = stage.record["inputs"]["negatives"]
     name = revision = stated or (given if recorded.startswith(_LOCAL) else recorded)
     if Path(name).is_dir():
         revision = digest_of(Path(name))
@@ -140,9 +144,23 @@ def negatives_of(stage: Stage, stated: str | None) -> TrainingData:
     if Path(given).is_dir() and name != given:
         if _files(given, "") != _files(name, revision):
             raise InputError(f"negatives: {stated} are others than {given}, which {stage.folder} was trained on")
-    split = stage.config.get("negatives_split", "train")
+    split = only_one(stage, "negatives_split") or "train"
     texts = _candidate_texts(name, split, None if revision.startswith(_LOCAL) else revision)
     return TrainingData(negatives_facts(name, revision), texts)
+
+
+def only_one(stage: Stage, option: str) -> str | None:
+    """The value of an option that takes several; configurations of version 0.1.0 hold it without a list.
+
+    Raises:
+        InputError: it has several values.
+    """
+    value = stage.config.get(option)
+    if not isinstance(value, list):
+        return value
+    if len(value) > 1:
+        raise InputError(f"{stage.folder}: learned from {len(value)} sets of candidates; a card states one so far")
+    return value[0] if value else None
 
 
 def negatives_facts(name: str, revision: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def cut(doc_ids: Sequence[str], positions: np.ndarray, scores: np.ndarray, depth
     Args:
         doc_ids: of the corpus.
         positions: in it, of the documents found.
-        scores: of the same.
+        scores: of the same; float32, or they are rounded to it.
         depth: at least 1.
 
     Raises:
@@ -75,6 +75,7 @@ def cut(doc_ids: Sequence[str], positions: np.ndarray, scores: np.ndarray, depth
     """
     import numpy as np
 
+    scores = scores.astype(np.float32, copy=False)  # as trec_eval holds them, and Run compares them
     order = np.argsort(-scores)
     values = scores[order]
     ids = [doc_ids[position] for position in positions[order].tolist()]
@@ -91,7 +92,7 @@ def best_positions(scores: np.ndarray, depth: int) -> np.ndarray:
     """Positions of the `depth` highest scores above 0, in no order, with all that equal the last of them.
 
     Args:
-        scores: [documents], at least 0; 0 where no term of the query occurs.
+        scores: [documents] float32, at least 0; 0 where no term of the query occurs.
         depth: at least 1.
 
     >>> import numpy as np

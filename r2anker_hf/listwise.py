@@ -20,6 +20,7 @@ from .health import COLLAPSED, Health, training_flops
 from .losses import kl_divergence, softmax_cross_entropy
 from .negatives.sampling import SamplingOptions, draw_group, draw_scored, fused_scores, permutation
 from .padding_free import batches, forward, is_padding_free, use_padding_free
+from .precision import choose_precision
 from .records import InputError
 
 # Tokens of like-long pairs that go through the model together. A CPU is busy with few, and more would only leave its
@@ -62,7 +63,7 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
     temperature: float = field(default=0.5, metadata={"help": "Of the scores that a warm start learns."})
     dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
     mixed_precision: str = field(
-        default="auto", metadata={"help": "auto (bf16 where the hardware has it in matrix units), no, bf16 or fp16."}
+        default="auto", metadata={"help": "auto (the fastest on this machine), no, bf16 or fp16."}
     )
     memory_budget: float | None = field(
         default=None,
@@ -91,33 +92,6 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
             raise InputError(f"memory_budget is {self.memory_budget} GiB, but must be above 0")
         choose_precision(self, self.mixed_precision)
         super().__post_init__()
-
-
-def choose_precision(args: TrainingArguments, mixed_precision: str) -> None:
-    """Set `bf16`, `fp16` and `use_cpu`, before the arguments check themselves; what was asked for by name stays.
-
-    Args:
-        args: arguments under construction.
-        mixed_precision: auto, no, bf16 or fp16.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if not (args.bf16 or args.fp16):
-        precision = _fastest_precision() if mixed_precision == "auto" else mixed_precision
-        if precision not in ("no", "bf16", "fp16"):
-            raise InputError(f"mixed_precision {precision!r}; choices: auto, no, bf16, fp16")
-        args.bf16, args.fp16 = precision == "bf16", precision == "fp16"
-    if not torch.accelerator.is_available():
-        args.use_cpu = True  # bf16, and several processes, work on CPUs only if TrainingArguments is told so
-
-
-def _fastest_precision() -> str:
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if torch.accelerator.is_available():
-        return "no"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "no"
 
 
 class TrainingGroups(Dataset):

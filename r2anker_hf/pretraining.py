@@ -33,8 +33,9 @@ from transformers import (
 )
 
 from .attention import override_dropout
-from .listwise import EpochSampler, choose_precision
+from .listwise import EpochSampler
 from .padding_free import COUNT_FROM_PADDING_ID, LAYERS, packed, use_packed_attention
+from .precision import choose_precision
 from .records import InputError
 from .tokens import Tokens
 
@@ -73,7 +74,7 @@ class PretrainingConfig(TrainingArguments):
     )
     dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
     mixed_precision: str = field(
-        default="auto", metadata={"help": "auto (bf16 where the hardware has it in matrix units), no, bf16 or fp16."}
+        default="auto", metadata={"help": "auto (the fastest on this machine), no, bf16 or fp16."}
     )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
     ddp_broadcast_buffers: bool | None = field(

@@ -15,6 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..attention import override_dropout, use_matmul_attention
 from ..negatives.sampling import SamplingOptions, draw_group
+from ..precision import fastest_precision, say
 from ..processes import is_main_process, wait_for_all
 from ..records import InputError
 
@@ -66,8 +67,8 @@ class RetrieverTraining(SamplingOptions):
         if self.temperature is not None and self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}, but must be above 0")
         if self.bf16 is None:
-            cuda = torch.cuda.is_available()
-            self.bf16 = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_amx_tile_supported()
+            self.bf16 = fastest_precision() == "bf16"
+            say("bf16", str(self.bf16).lower())
 
     @property
     def in_batch_negatives(self) -> bool:

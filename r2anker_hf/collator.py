@@ -129,21 +129,23 @@ class GroupedListwiseCollator:
     | the tokenizer's inputs (`input_ids`, `attention_mask`, ...) | [queries, list_size, tokens] | int64 |
     | `labels` | [queries, list_size] | float32, 0 beyond a list's end |
     | `mask` | [queries, list_size] | int64, 1 for a real document |
+    | `lengths` | [queries, list_size] tokens of each pair, 0 where there is no document | int64, a NumPy array |
     | `sources`, if the features have it | [queries, list_size] | int64, bit i set: retriever i listed the document |
 
-    `mask` is int64 because a boolean one cannot be gathered when the longest lists of two processes differ.
+    `mask` is int64 because a boolean one cannot be gathered when the longest lists of two processes differ. `lengths`
+    is no tensor, so that it stays on the host when a trainer moves the batch to its device.
     """
 
     encoder: PairEncoder
 
-    def __call__(self, features: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+    def __call__(self, features: Sequence[Mapping]) -> dict[str, torch.Tensor | np.ndarray]:
         sizes = torch.tensor([len(feature["documents"]) for feature in features])
         mask = (torch.arange(int(sizes.max()))[None, :] < sizes[:, None]).long()
         queries = [feature["query"] for feature in features for _ in feature["documents"]]
-        _, pairs = self.encoder.batch(queries, [text for f in features for text in f["documents"]])
+        lengths, pairs = self.encoder.batch(queries, [text for f in features for text in f["documents"]])
         batch = {name: _scatter(values, mask) for name, values in pairs.items()}
         labels = torch.tensor([label for feature in features for label in feature["labels"]], dtype=torch.float)
-        batch |= {"labels": _scatter(labels, mask), "mask": mask}
+        batch |= {"labels": _scatter(labels, mask), "mask": mask, "lengths": _scatter(lengths, mask).numpy()}
         if all("sources" in feature for feature in features):
             sources = torch.tensor([source for feature in features for source in feature["sources"]])
             batch["sources"] = _scatter(sources, mask)

@@ -22,6 +22,7 @@ from .negatives.sampling import SamplingOptions, draw_group, draw_scored, fused_
 from .padding_free import batches, forward, is_padding_free, moved, use_padding_free
 from .precision import choose_precision
 from .records import InputError
+from .trainers import keep_busy, use_one_gpu
 
 # Tokens of like-long pairs that go through the model together. A CPU is busy with few, and more would only leave its
 # cache; a GPU wants to be filled.
@@ -218,6 +219,8 @@ class ListwiseTrainer(Trainer):
         measure: Callable[[PreTrainedModel], Mapping[str, float]] | None = None,
         **kwargs: Any,
     ):
+        use_one_gpu(args)
+        keep_busy(args)
         args.remove_unused_columns = False
         args.label_names = ["labels"]
         self.measure = measure

@@ -31,7 +31,7 @@ def softmax_cross_entropy(scores: torch.Tensor, labels: torch.Tensor, mask: torc
     # float32 whatever the model's precision: a difference of logits is all that this loss sees
     log_p = scores.float().masked_fill(~real, -torch.inf).log_softmax(dim=-1)
     positive = real & (labels > 0)
-    total = (-log_p).masked_fill(~positive, 0.0).sum(dim=-1)
+    total = torch.where(positive, -log_p, 0.0).sum(dim=-1)
     return total / positive.sum(dim=-1).clamp(min=1)
 
 
@@ -62,4 +62,4 @@ def kl_divergence(
     real = mask.bool()
     log_p = scores.float().masked_fill(~real, -torch.inf).log_softmax(dim=-1)
     log_t = (labels.float() / temperature).masked_fill(~real, -torch.inf).log_softmax(dim=-1)
-    return (log_t.exp() * (log_t - log_p)).masked_fill(~real, 0.0).sum(dim=-1)
+    return torch.where(real, log_t.exp() * (log_t - log_p), 0.0).sum(dim=-1)

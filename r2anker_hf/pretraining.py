@@ -38,6 +38,7 @@ from .padding_free import COUNT_FROM_PADDING_ID, LAYERS, moved, packed, use_pack
 from .precision import choose_precision
 from .records import InputError
 from .tokens import Tokens
+from .trainers import keep_busy, use_one_gpu
 
 BOTTLENECKS = ("cls", "lexicon", "none")
 POOLINGS = ("cls", "mean")
@@ -320,6 +321,8 @@ class PretrainingTrainer(Trainer):
         data_collator: PassageCollator,
         **kwargs: Any,
     ):
+        use_one_gpu(args)
+        keep_busy(args)
         args.remove_unused_columns = False
         override_dropout(model, args.dropout)
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator, **kwargs)

@@ -18,11 +18,12 @@ from ..negatives.sampling import SamplingOptions, draw_group
 from ..precision import fastest_precision, say
 from ..processes import is_main_process, wait_for_all
 from ..records import InputError
+from ..trainers import use_one_gpu
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SparseEncoder
-    from transformers import TrainerState
+    from transformers import Trainer, TrainerState
 
     from .base import IndexableCorpus
 
@@ -348,16 +349,26 @@ def train(
     Returns:
         The trainer's state, whose `log_history` holds the losses.
     """
-    from sentence_transformers import SparseEncoder
-
     override_dropout(encoder, settings.dropout)
     if settings.bf16 and not torch.accelerator.is_available():
         use_matmul_attention(encoder[0].auto_model)
-    make = _splade_trainer if isinstance(encoder, SparseEncoder) else _dense_trainer
-    loss = loss or contrastive_loss(encoder, settings)
-    trainer = make(encoder, tuples, loss, settings, _arguments(settings, checkpoints))
+    trainer = trainer_of(encoder, tuples, loss or contrastive_loss(encoder, settings), settings, checkpoints)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if os.path.isdir(checkpoints) else None)
     return trainer.state
+
+
+def trainer_of(
+    encoder: SentenceTransformer | SparseEncoder,
+    tuples: Dataset,
+    loss: torch.nn.Module,
+    settings: RetrieverTraining,
+    checkpoints: str | os.PathLike,
+) -> Trainer:
+    """sentence-transformers' trainer for an encoder of this kind. Arguments as in `train`."""
+    from sentence_transformers import SparseEncoder
+
+    make = _splade_trainer if isinstance(encoder, SparseEncoder) else _dense_trainer
+    return make(encoder, tuples, loss, settings, _arguments(settings, checkpoints))
 
 
 def contrastive_loss(encoder: Any, settings: RetrieverTraining) -> torch.nn.Module:
@@ -402,9 +413,9 @@ def _dense_trainer(
 ):
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
-    return SentenceTransformerTrainer(
-        encoder, SentenceTransformerTrainingArguments(**arguments), train_dataset=tuples, loss=loss
-    )
+    args = SentenceTransformerTrainingArguments(**arguments)
+    use_one_gpu(args)
+    return SentenceTransformerTrainer(encoder, args, train_dataset=tuples, loss=loss)
 
 
 def _splade_trainer(
@@ -424,10 +435,7 @@ def _splade_trainer(
         document_regularizer=SharedFlopsLoss(),
         query_regularizer=SharedFlopsLoss(),
     )
-    return SparseEncoderTrainer(
-        encoder,
-        SparseEncoderTrainingArguments(**arguments),
-        train_dataset=tuples,
-        loss=loss,
-        callbacks=[SpladeRegularizerWeightSchedulerCallback(loss)],
-    )
+    args = SparseEncoderTrainingArguments(**arguments)
+    use_one_gpu(args)
+    callbacks = [SpladeRegularizerWeightSchedulerCallback(loss)]
+    return SparseEncoderTrainer(encoder, args, train_dataset=tuples, loss=loss, callbacks=callbacks)

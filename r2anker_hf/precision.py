@@ -14,7 +14,7 @@ PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as trai
 
 
 def fastest_precision(use_cpu: bool = False) -> str:
-    """One of `PRECISIONS`: half of one where the hardware multiplies in it, not where it is only emulated.
+    """One of `PRECISIONS`: half precision where the hardware multiplies in it, not where it is only emulated.
 
     CPUs multiply in bfloat16 by AMX, or by AVX512_BF16 at half of AMX's rate. A step of MiniLM in bfloat16 takes a
     third of one in float32 there, and so does reranking (AMD EPYC with AVX512_BF16, one core). The features decide
@@ -29,6 +29,15 @@ def fastest_precision(use_cpu: bool = False) -> str:
     if not use_cpu and torch.accelerator.is_available():
         return "no"
     return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "no"
+
+
+def scoring_dtype(dtype: str) -> str:
+    """torch's name of what a ranker scores in: `auto` is float32 on a CPU, and the half precision that a GPU has."""
+    if dtype != AUTO:
+        return dtype
+    chosen = PRECISIONS[fastest_precision()] if torch.accelerator.is_available() else "float32"
+    say("dtype", chosen, "since auto takes half precision on GPUs only")
+    return chosen
 
 
 def choose_precision(args: TrainingArguments, mixed_precision: str) -> None:
@@ -58,7 +67,7 @@ def choose_precision(args: TrainingArguments, mixed_precision: str) -> None:
         args.use_cpu = True  # bf16, and several processes, work on CPUs only if TrainingArguments is told so
 
 
-def say(option: str, chosen: str) -> None:
+def say(option: str, chosen: str, reason: str = "the fastest on this machine") -> None:
     """One line of the main process: what `auto` became. The stage's config.yaml records it too."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"{option}: {chosen}, the fastest on this machine")
+        print(f"{option}: {chosen}, {reason}")

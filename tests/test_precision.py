@@ -5,10 +5,11 @@ from itertools import product
 
 import pytest
 import torch
+from published_toy import recipe
 
 from r2anker_hf.config import parse_config, save_config
 from r2anker_hf.listwise import ListwiseConfig
-from r2anker_hf.precision import fastest_precision
+from r2anker_hf.precision import fastest_precision, scoring_dtype
 from r2anker_hf.pretraining import PretrainingConfig
 from r2anker_hf.records import InputError
 from r2anker_hf.retrievers.training import RetrieverTraining
@@ -77,3 +78,22 @@ def test_two_options_that_contradict_each_other_are_refused(cpu, kind, flag):
     assert kind(output_dir="unused", **{flag: True}).mixed_precision == flag
     with pytest.raises(InputError, match=f"mixed_precision is no, but {flag} is true"):
         kind(output_dir="unused", mixed_precision="no", **{flag: True})
+
+
+@pytest.mark.parametrize(("gpu", "expected"), [(None, "float32"), (True, "bfloat16"), (False, "float16")])
+def test_a_reranking_takes_half_precision_on_gpus_only(
+    cpu, tmp_path, monkeypatch, capsys, gpu, expected
+):
+    cpu("avx512_bf16")
+    if gpu is not None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu)
+    options = ["--ranker", "r", "--collection", "c", "--run", "x.trec", "--output_dir", "d"]
+    (config,) = parse_config(recipe("rerank").RerankingConfig, args=options)
+    assert f"dtype: {expected}, since auto takes half precision on GPUs only" in capsys.readouterr().out
+    saved = save_config(config, tmp_path)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu is None)  # the other kind of machine
+    (again,) = parse_config(recipe("rerank").RerankingConfig, args=["--config", str(saved)])
+    assert config.dtype == again.dtype == expected
+    assert scoring_dtype("bfloat16") == "bfloat16"

@@ -81,9 +81,7 @@ def test_two_options_that_contradict_each_other_are_refused(cpu, kind, flag):
 
 
 @pytest.mark.parametrize(("gpu", "expected"), [(None, "float32"), (True, "bfloat16"), (False, "float16")])
-def test_a_reranking_takes_half_precision_on_gpus_only(
-    cpu, tmp_path, monkeypatch, capsys, gpu, expected
-):
+def test_a_reranking_takes_half_precision_on_gpus_only(cpu, tmp_path, monkeypatch, capsys, gpu, expected):
     cpu("avx512_bf16")
     if gpu is not None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

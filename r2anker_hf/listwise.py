@@ -91,8 +91,9 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
             raise InputError(f"num_negatives is {self.num_negatives}, but must be at least 1")
         if self.memory_budget is not None and self.memory_budget <= 0:
             raise InputError(f"memory_budget is {self.memory_budget} GiB, but must be above 0")
-        choose_precision(self, self.mixed_precision)
+        chosen = choose_precision(self, self.mixed_precision)
         super().__post_init__()
+        self.mixed_precision = chosen  # a launcher's configuration would otherwise win over `no`
 
 
 class TrainingGroups(Dataset):

@@ -40,12 +40,15 @@ def scoring_dtype(dtype: str) -> str:
     return chosen
 
 
-def choose_precision(args: TrainingArguments, mixed_precision: str) -> None:
+def choose_precision(args: TrainingArguments, mixed_precision: str) -> str:
     """Set `bf16`, `fp16` and `use_cpu`, before the arguments check themselves; what was asked for by name stays.
 
     Args:
-        args: arguments under construction. They keep what was chosen, in `mixed_precision` too.
+        args: arguments under construction.
         mixed_precision: auto or one of `PRECISIONS`.
+
+    Returns:
+        One of `PRECISIONS`, for the arguments to keep.
 
     Raises:
         InputError: it is something else, or not what `bf16` and `fp16` say.
@@ -61,10 +64,9 @@ def choose_precision(args: TrainingArguments, mixed_precision: str) -> None:
         mixed_precision = fastest_precision(args.use_cpu)
         say("mixed_precision", mixed_precision)
     args.bf16, args.fp16 = mixed_precision == "bf16", mixed_precision == "fp16"
-    # a launcher's configuration would otherwise win over the option
-    os.environ["ACCELERATE_MIXED_PRECISION"] = mixed_precision
     if not torch.accelerator.is_available():
         args.use_cpu = True  # bf16, and several processes, work on CPUs only if TrainingArguments is told so
+    return mixed_precision
 
 
 def say(option: str, chosen: str, reason: str = "the fastest on this machine") -> None:

@@ -90,8 +90,9 @@ class PretrainingConfig(TrainingArguments):
             raise InputError(f"decoder_layers is {self.decoder_layers}, but must be at least 1")
         if self.bottleneck not in BOTTLENECKS:
             raise InputError(f"no bottleneck {self.bottleneck!r}; choices: {', '.join(BOTTLENECKS)}")
-        choose_precision(self, self.mixed_precision)
+        chosen = choose_precision(self, self.mixed_precision)
         super().__post_init__()
+        self.mixed_precision = chosen  # a launcher's configuration would otherwise win over `no`
 
 
 def masked_places(

@@ -68,7 +68,8 @@ def test_the_option_wins_over_the_launcher_s_configuration(cpu, monkeypatch):
     cpu("avx512_bf16")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     config = ListwiseConfig(output_dir="unused", report_to="none", mixed_precision="no")
-    assert (config.mixed_precision, config.bf16, os.environ["ACCELERATE_MIXED_PRECISION"]) == ("no", False, "no")
+    assert (config.mixed_precision, config.bf16) == ("no", False)
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"  # other trainings of this process are not meant
 
 
 @pytest.mark.parametrize("kind", [ListwiseConfig, PretrainingConfig])

@@ -2,7 +2,7 @@
 
 PyTorch's fused attention has a backward pass on CPUs that does not use their matrix units: with pairs of 100 tokens
 it takes over half of a training step in bfloat16. Products of short matrices do, and the scores of short texts fit in
-the cache. On CPUs that have no matrix units but AVX512_BF16, products make a step 1.1 to 1.6 times as fast.
+the cache. On CPUs that have no matrix units but AVX512_BF16, products make a step 1.1 to 1.5 times as fast.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 PyTorch's fused attention has a backward pass on CPUs that does not use their matrix units: with pairs of 100 tokens
 it takes over half of a training step in bfloat16. Products of short matrices do, and the scores of short texts fit in
-the cache.
+the cache. On CPUs that have no matrix units but AVX512_BF16, products make a step 1.1 to 1.5 times as fast.
 """
 
 from __future__ import annotations
 
 from itertools import groupby
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -70,6 +71,8 @@ def packed_attention(
     cu_seq_lens_k: torch.Tensor | None = None,
     max_length_q: int = 0,
     max_length_k: int = 0,
+    lengths_q: np.ndarray | None = None,
+    lengths_k: np.ndarray | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention within each of the pairs that lie end to end; where no pairs are marked, plain attention.
@@ -91,20 +94,23 @@ def packed_attention(
         cu_seq_lens_k: the same for keys and values.
         max_length_q: queries of the longest pair.
         max_length_k: keys of the longest pair.
+        lengths_q: [pairs] queries of each pair, on the host: every layer reads them, and would wait for the device.
+        lengths_k: the same for keys and values.
         kwargs: what other implementations take.
 
     Returns:
         [1, tokens of all pairs, heads, head size], and no weights.
     """
     dropout = dropout * module.training
-    if cu_seq_lens_q is None or cu_seq_lens_k is None:
+    if lengths_q is None or lengths_k is None:
         if attention_mask is None and sliding_window is not None:
             attention_mask = _window(query, key, sliding_window)
         return _dense(query, key, value, attention_mask, scaling, dropout, module.training).transpose(1, 2), None
     one_kernel = query.is_cuda and query.dtype in HALF and query.shape[-1] % 8 == 0
     if not one_kernel or (dropout and sliding_window and not is_flash_attn_2_available()):
-        starts = cu_seq_lens_q.tolist(), cu_seq_lens_k.tolist()
-        return by_length(query, key, value, *starts, scaling, dropout, sliding_window, module.training), None
+        return by_length(
+            query, key, value, lengths_q, lengths_k, scaling, dropout, sliding_window, module.training
+        ), None
     tokens = [values[0].transpose(0, 1) for values in (query, key, value)]  # [tokens, heads, head size]
     starts_and_longest = cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k
     window = (-1, -1) if sliding_window is None else (sliding_window - 1, sliding_window - 1)
@@ -114,7 +120,7 @@ def packed_attention(
         options = {"dropout_p": dropout, "softmax_scale": scaling, "window_size": window}
         output = flash_attn_varlen_func(*tokens, *starts_and_longest, **options)
     elif dropout:
-        output = nested(*tokens, *starts_and_longest, scaling, dropout)
+        output = nested(*tokens, cu_seq_lens_q, cu_seq_lens_k, lengths_q, lengths_k, scaling, dropout)
     else:
         from torch.nn.attention.varlen import varlen_attn
 
@@ -131,15 +137,15 @@ def by_length(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    starts_q: list[int],
-    starts_k: list[int],
+    lengths_q: np.ndarray,
+    lengths_k: np.ndarray,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     training: bool = False,
 ) -> torch.Tensor:
     """Attention within each pair, neighbours of equal length as one batch. Shapes as in `packed_attention`."""
-    sizes = [(starts_q[i + 1] - starts_q[i], starts_k[i + 1] - starts_k[i]) for i in range(len(starts_q) - 1)]
+    sizes = zip(lengths_q.tolist(), lengths_k.tolist(), strict=True)
     runs = [(size, len(list(members))) for size, members in groupby(sizes)]
     rows_q, rows_k = ([size[side] * count for size, count in runs] for side in (0, 1))
     parts = zip(runs, query.split(rows_q, dim=2), key.split(rows_k, dim=2), value.split(rows_k, dim=2), strict=True)
@@ -157,17 +163,22 @@ def nested(
     value: torch.Tensor,
     starts_q: torch.Tensor,
     starts_k: torch.Tensor,
-    longest_q: int,
-    longest_k: int,
+    lengths_q: np.ndarray,
+    lengths_k: np.ndarray,
     scaling: float | None = None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """Attention within each pair by nested tensors: [tokens, heads, head size], the same for the output."""
-    q = torch.nested.nested_tensor_from_jagged(query, starts_q, max_seqlen=longest_q)
-    k, v = (torch.nested.nested_tensor_from_jagged(part, starts_k, max_seqlen=longest_k) for part in (key, value))
-    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    parts = (query, starts_q, lengths_q), (key, starts_k, lengths_k), (value, starts_k, lengths_k)
+    q, k, v = (_nested(*part).transpose(1, 2) for part in parts)
     output = torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
     return output.transpose(1, 2).values()
+
+
+def _nested(values: torch.Tensor, starts: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
+    # both extremes given: PyTorch would otherwise read them from the device, in every layer
+    extremes = {"min_seqlen": int(lengths.min()), "max_seqlen": int(lengths.max())}
+    return torch.nested.nested_tensor_from_jagged(values, starts, **extremes)
 
 
 def use_matmul_attention(model: PreTrainedModel) -> None:

@@ -153,20 +153,22 @@ class GroupedListwiseCollator:
     | `labels` | [queries, list_size] | float32, 0 beyond a list's end |
     | `mask` | [queries, list_size] | int64, 1 for a real document |
     | `relevant`, if the features have it | [queries, list_size] | float32, 1 for a document that is judged relevant |
+    | `lengths` | [queries, list_size] tokens of each pair, 0 where there is no document | int64, a NumPy array |
     | `sources`, if the features have it | [queries, list_size] | int64, bit i set: retriever i listed the document |
 
-    `mask` is int64 because a boolean one cannot be gathered when the longest lists of two processes differ.
+    `mask` is int64 because a boolean one cannot be gathered when the longest lists of two processes differ. `lengths`
+    is no tensor, so that it stays on the host when a trainer moves the batch to its device.
     """
 
     encoder: PairEncoder
 
-    def __call__(self, features: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+    def __call__(self, features: Sequence[Mapping]) -> dict[str, torch.Tensor | np.ndarray]:
         sizes = torch.tensor([len(feature["documents"]) for feature in features])
         mask = (torch.arange(int(sizes.max()))[None, :] < sizes[:, None]).long()
         queries = [feature["query"] for feature in features for _ in feature["documents"]]
-        _, pairs = self.encoder.batch(queries, [text for f in features for text in f["documents"]])
+        lengths, pairs = self.encoder.batch(queries, [text for f in features for text in f["documents"]])
         batch = {name: _scatter(values, mask) for name, values in pairs.items()}
-        batch["mask"] = mask
+        batch |= {"mask": mask, "lengths": _scatter(lengths, mask).numpy()}
         for name, dtype in {"labels": torch.float, "relevant": torch.float, "sources": torch.long}.items():
             if all(name in feature for feature in features):
                 values = torch.tensor([value for feature in features for value in feature[name]], dtype=dtype)

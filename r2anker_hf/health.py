@@ -33,8 +33,10 @@ class Health:
 
     def reset(self) -> None:
         """Begin the next line of the log."""
-        # groups, gold's ranks, groups won, score spreads, real tokens, computed tokens, FLOPs
-        self.sums = torch.zeros(7, dtype=torch.float64, device=self.device)
+        # groups, real tokens, computed tokens, FLOPs: what the host knows
+        self.counts = [0.0] * 4
+        # gold's ranks, groups won, score spreads: what the device finds, which is read once a line
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.fooled = torch.zeros(2, len(self.retrievers), dtype=torch.float64, device=self.device)
         self.started = time.perf_counter()
         if self.device.type == "cuda":
@@ -70,8 +72,9 @@ class Health:
         mean = (scores * real).sum(dim=1) / real.sum(dim=1)
         spread = (((scores - mean[:, None]) ** 2 * real).sum(dim=1) / real.sum(dim=1)).sqrt()
         ranks = 1 + above.sum(dim=1)
-        counts = [len(scores), ranks.sum(), (ranks == 1).sum(), spread.sum(), tokens, computed, flops]
-        self.sums += torch.stack([torch.as_tensor(x, dtype=torch.float64, device=self.device) for x in counts])
+        found = [len(scores), tokens, computed, flops]
+        self.counts = [before + now for before, now in zip(self.counts, found, strict=True)]
+        self.sums += torch.stack([values.sum().double() for values in (ranks, ranks == 1, spread)])
         if sources is not None:
             for number in range(len(self.retrievers)):
                 listed = rival & (sources >> number & 1).bool()
@@ -92,8 +95,9 @@ class Health:
             score no lower than the gold document.
         """
         seconds = time.perf_counter() - self.started
-        sums, fooled = reduce(self.sums).tolist(), reduce(self.fooled).tolist()
-        groups, ranks, won, spread, tokens, computed, flops = sums
+        counts = torch.tensor(self.counts, dtype=torch.float64, device=self.device)
+        sums, fooled = reduce(torch.cat([counts, self.sums])).tolist(), reduce(self.fooled).tolist()
+        groups, tokens, computed, flops, ranks, won, spread = sums
         if not groups:
             return {}
         figures = {"gold_rank": ranks / groups, "groups_won": won / groups, "score_spread": spread / groups}

@@ -31,9 +31,11 @@ from .negatives.sampling import (
     fused_scores,
     permutation,
 )
-from .padding_free import batches, forward, is_padding_free, use_padding_free
+from .padding_free import batches, forward, is_padding_free, moved, use_padding_free
+from .precision import choose_precision
 from .records import InputError
 from .saving import save_files, save_ranker
+from .trainers import keep_busy, use_one_gpu
 
 # Tokens of like-long pairs that go through the model together. A CPU is busy with few, and more would only leave its
 # cache; a GPU wants to be filled.
@@ -82,7 +84,7 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
     )
     dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
     mixed_precision: str = field(
-        default="auto", metadata={"help": "auto (bf16 where the hardware has it in matrix units), no, bf16 or fp16."}
+        default="auto", metadata={"help": "auto (the fastest on this machine), no, bf16 or fp16."}
     )
     memory_budget: float | None = field(
         default=None,
@@ -111,35 +113,9 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
             raise InputError(f"num_negatives is {self.num_negatives}, but must be at least 1")
         if self.memory_budget is not None and self.memory_budget <= 0:
             raise InputError(f"memory_budget is {self.memory_budget} GiB, but must be above 0")
-        choose_precision(self, self.mixed_precision)
+        chosen = choose_precision(self, self.mixed_precision)
         super().__post_init__()
-
-
-def choose_precision(args: TrainingArguments, mixed_precision: str) -> None:
-    """Set `bf16`, `fp16` and `use_cpu`, before the arguments check themselves; what was asked for by name stays.
-
-    Args:
-        args: arguments under construction.
-        mixed_precision: auto, no, bf16 or fp16.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if not (args.bf16 or args.fp16):
-        precision = _fastest_precision() if mixed_precision == "auto" else mixed_precision
-        if precision not in ("no", "bf16", "fp16"):
-            raise InputError(f"mixed_precision {precision!r}; choices: auto, no, bf16, fp16")
-        args.bf16, args.fp16 = precision == "bf16", precision == "fp16"
-    if not torch.accelerator.is_available():
-        args.use_cpu = True  # bf16, and several processes, work on CPUs only if TrainingArguments is told so
-
-
-def _fastest_precision() -> str:
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if torch.accelerator.is_available():
-        return "no"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "no"
+        self.mixed_precision = chosen  # a launcher's configuration would otherwise win over `no`
 
 
 class TrainingGroups(Dataset):
@@ -284,6 +260,8 @@ class ListwiseTrainer(Trainer):
         measure: Callable[[PreTrainedModel], Mapping[str, float]] | None = None,
         **kwargs: Any,
     ):
+        use_one_gpu(args)
+        keep_busy(args)
         args.remove_unused_columns = False
         args.label_names = ["labels"]
         self.measure = measure
@@ -382,7 +360,7 @@ class ListwiseTrainer(Trainer):
 
         def run(pairs: int) -> torch.Tensor:
             ids = torch.ones(pairs, length, dtype=torch.long, device=self.args.device)
-            return forward(model, {"input_ids": ids}, torch.full((pairs,), length, device=self.args.device))
+            return forward(model, {"input_ids": ids}, np.full(pairs, length))
 
         with self.accelerator.no_sync(model):
             held = bytes_a_token(run, length, list(model.parameters()))
@@ -427,47 +405,47 @@ class _Groups:
 
     Args:
         model: a sequence classifier with one label.
-        inputs: what `GroupedListwiseCollator` returns.
+        inputs: what `GroupedListwiseCollator` returns. What goes where is worked out on the host, from `lengths`.
         tokens: of a chunk, padding included.
     """
 
-    def __init__(self, model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], tokens: int):
+    def __init__(self, model: Callable[..., Any], inputs: Mapping[str, torch.Tensor | np.ndarray], tokens: int):
         rest = dict(inputs)
         self.labels, self.mask, self.sources = rest.pop("labels", None), rest.pop("mask"), rest.pop("sources", None)
         self.relevant = rest.pop("relevant", None)
-        self.real = self.mask.bool()
-        flat = {name: values[self.real] for name, values in rest.items()}
-        lengths = flat["attention_mask"].sum(dim=-1)
-        self.lengths = lengths.cpu().numpy()
+        lengths = rest.pop("lengths").ravel()
+        places = np.flatnonzero(lengths)  # of the documents, in [queries * list_size]
+        self.lengths = lengths[places]
         self.parts = batches(self.lengths, tokens)
-        self.order = torch.from_numpy(np.concatenate(self.parts)).to(lengths.device).argsort()
-        rows = [torch.from_numpy(part).to(lengths.device) for part in self.parts]
-        self.chunks = [partial(_score, model, flat, lengths, part) for part in rows]
+        self.rows = moved(places[np.concatenate(self.parts)], self.mask.device)
+        flat = {name: values.flatten(0, 1) for name, values in rest.items()}
+        rows = self.rows.split([len(part) for part in self.parts])
+        sizes = [self.lengths[part] for part in self.parts]
+        self.chunks = [partial(_score, model, flat, *chunk) for chunk in zip(rows, sizes, strict=True)]
 
     def scattered(self, logits: torch.Tensor) -> torch.Tensor:
         """The [pairs] logits of all chunks as [queries, list_size], 0 where there is no document."""
-        scores = torch.zeros(self.mask.shape, dtype=logits.dtype, device=logits.device)
-        return scores.masked_scatter(self.real, logits[self.order])
+        scores = torch.zeros(self.mask.numel(), dtype=logits.dtype, device=logits.device)
+        return scores.index_copy(0, self.rows, logits).view(self.mask.shape)
 
 
-def _score(model, flat: Mapping[str, torch.Tensor], lengths: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    return forward(model, {name: values[part] for name, values in flat.items()}, lengths[part])
+def _score(model, flat: Mapping[str, torch.Tensor], rows: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
+    return forward(model, {name: values.index_select(0, rows) for name, values in flat.items()}, lengths)
 
 
 def score_groups(
-    model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, tokens: int | None = None
+    model: Callable[..., Any], inputs: Mapping[str, torch.Tensor | np.ndarray], tokens: int | None = None
 ) -> torch.Tensor:
     """Score the real documents of each group, pairs of like length together so that little is padded, or nothing.
 
     Args:
         model: a sequence classifier with one label.
-        inputs: tensors [queries, list_size, tokens], `attention_mask` among them.
-        mask: [queries, list_size], nonzero for a real document.
+        inputs: what `GroupedListwiseCollator` returns.
         tokens: tokens that go through the model at once; default by device.
 
     Returns:
         [queries, list_size] logits, 0 where there is no document.
     """
-    tokens = tokens or TOKENS_A_FORWARD.get(mask.device.type, TOKENS_A_FORWARD_ELSEWHERE)
-    groups = _Groups(model, {**inputs, "mask": mask}, tokens)
+    tokens = tokens or TOKENS_A_FORWARD.get(inputs["mask"].device.type, TOKENS_A_FORWARD_ELSEWHERE)
+    groups = _Groups(model, inputs, tokens)
     return groups.scattered(torch.cat([chunk() for chunk in groups.chunks]))

@@ -71,54 +71,64 @@ def is_padding_free(model: Any) -> bool:
     return getattr(model, "module", model).config._attn_implementation == NAME
 
 
-def forward(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], lengths: torch.Tensor) -> torch.Tensor:
+def forward(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], lengths: np.ndarray) -> torch.Tensor:
     """Logits of pairs of tokens, without padding where the model can do so.
 
     Args:
         model: a sequence classifier with one label.
         inputs: tensors [pairs, tokens], padded on the right with anything: `input_ids`, perhaps `token_type_ids`.
-        lengths: [pairs] tokens of each pair, on the device of `inputs`, which need not be the model's.
+            Their device need not be the model's.
+        lengths: [pairs] tokens of each pair, on the host.
 
     Returns:
         [pairs] logits.
     """
+    lengths = np.asarray(lengths)
     longest = int(lengths.max())
-    real = torch.arange(longest, device=lengths.device) < lengths[:, None]
     inputs = {name: values[:, :longest] for name, values in inputs.items() if name != "attention_mask"}
+    plain = getattr(model, "module", model)
     if is_padding_free(model):
-        inputs = packed(inputs, lengths, real, getattr(model, "module", model).config)
+        inputs = packed(inputs, lengths, plain.config)
     else:
-        inputs["attention_mask"] = real.long()
-    device = getattr(model, "module", model).device
+        inputs["attention_mask"] = torch.from_numpy((np.arange(longest) < lengths[:, None]).astype(np.int64))
     inputs = {
-        name: values.to(device, non_blocking=True) if isinstance(values, torch.Tensor) else values
+        name: moved(values, plain.device) if isinstance(values, torch.Tensor) else values
         for name, values in inputs.items()
     }
     return model(**inputs).logits[:, 0]
 
 
-def packed(
-    inputs: Mapping[str, torch.Tensor], lengths: torch.Tensor, real: torch.Tensor, config: Any
-) -> dict[str, Any]:
+def moved(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values on a device, for which the host does not wait: it copies from pinned memory while the device computes."""
+    values = torch.as_tensor(values)
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+def packed(inputs: Mapping[str, torch.Tensor], lengths: np.ndarray, config: Any) -> dict[str, Any]:
     """What a padding-free model takes: every tensor [1, tokens of all pairs], with the places where pairs begin.
 
     Args:
         inputs: tensors [pairs, tokens].
-        lengths: [pairs] tokens of each pair.
-        real: [pairs, tokens], False where a token is padding.
+        lengths: [pairs] tokens of each pair, on the host.
         config: the model's.
     """
     offset = config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING_ID else 0
-    positions = (torch.arange(offset, offset + real.shape[1], device=real.device)).expand(real.shape)
-    starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
+    (_, width), device = inputs["input_ids"].shape, inputs["input_ids"].device
+    places = moved(np.flatnonzero(np.arange(width) < lengths[:, None]), device)
+    starts = moved(np.concatenate([[0], lengths.cumsum()]).astype(np.int32), device)
+    longest = int(lengths.max())
     return {
-        **{name: values[real][None] for name, values in inputs.items()},
-        "position_ids": positions[real][None],
+        **{name: values.reshape(-1).index_select(0, places)[None] for name, values in inputs.items()},
+        "position_ids": (places % width + offset)[None],
         # the names under which transformers hands them to every attention implementation
         "cu_seq_lens_q": starts,
         "cu_seq_lens_k": starts,
-        "max_length_q": real.shape[1],
-        "max_length_k": real.shape[1],
+        "max_length_q": longest,
+        "max_length_k": longest,
+        "lengths_q": lengths,
+        "lengths_k": lengths,
     }
 
 
@@ -168,7 +178,7 @@ def _first_tokens_as_bert(layer: torch.nn.Module, hidden_states: torch.Tensor, *
         None,
         scaling=attention.scaling,
         dropout=attention.dropout.p if attention.training else 0.0,
-        **{**kwargs, "cu_seq_lens_q": ones, "max_length_q": 1},
+        **{**kwargs, "cu_seq_lens_q": ones, "max_length_q": 1, "lengths_q": np.ones(len(starts) - 1, np.int64)},
     )
     output = layer.attention.output(context.reshape(first.shape[:-1] + (-1,)), first)
     # copied, because FSDP takes no views; it is one row a pair

@@ -33,11 +33,13 @@ from transformers import (
 )
 
 from .attention import override_dropout
-from .listwise import EpochSampler, choose_precision
+from .listwise import EpochSampler
 from .models import StopDiverged, check_finite, check_source, load, loading
-from .padding_free import LAYERS, packed, use_packed_attention
+from .padding_free import LAYERS, moved, packed, use_packed_attention
+from .precision import choose_precision
 from .records import InputError
 from .tokens import Tokens
+from .trainers import keep_busy, use_one_gpu
 from .whole_words import Words
 
 BOTTLENECKS = ("cls", "lexicon", "none")
@@ -78,7 +80,7 @@ class PretrainingConfig(TrainingArguments):
     )
     dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
     mixed_precision: str = field(
-        default="auto", metadata={"help": "auto (bf16 where the hardware has it in matrix units), no, bf16 or fp16."}
+        default="auto", metadata={"help": "auto (the fastest on this machine), no, bf16 or fp16."}
     )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
     ddp_broadcast_buffers: bool | None = field(
@@ -93,8 +95,9 @@ class PretrainingConfig(TrainingArguments):
             raise InputError(f"decoder_layers is {self.decoder_layers}, but must be at least 1")
         if self.bottleneck not in BOTTLENECKS:
             raise InputError(f"no bottleneck {self.bottleneck!r}; choices: {', '.join(BOTTLENECKS)}")
-        choose_precision(self, self.mixed_precision)
+        chosen = choose_precision(self, self.mixed_precision)
         super().__post_init__()
+        self.mixed_precision = chosen  # a launcher's configuration would otherwise win over `no`
 
 
 def masked_places(
@@ -178,9 +181,12 @@ class PassageCollator:
     | key | shape | dtype |
     |---|---|---|
     | `input_ids` | [passages, tokens], special tokens included, nothing masked, padded on the right | int64 |
-    | `lengths` | [passages] tokens of each | int64 |
-    | `text` | [passages, tokens], neither special nor padding | bool |
-    | `encoder_masked`, `decoder_masked` | [passages, tokens] | bool |
+    | `lengths` | [passages] tokens of each | int64, a NumPy array |
+    | `text` | [passages, tokens], neither special nor padding | bool, a NumPy array |
+    | `encoder_masked`, `decoder_masked` | [passages, tokens] | bool, NumPy arrays |
+
+    What is no tensor stays on the host when a trainer moves the batch to its device: what goes where is worked out
+    there.
 
     Args:
         tokenizer: puts special tokens around a passage.
@@ -191,7 +197,7 @@ class PassageCollator:
     def __post_init__(self):
         self.before, self.after = _around(self.tokenizer)
 
-    def __call__(self, features: Sequence[Mapping[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+    def __call__(self, features: Sequence[Mapping[str, np.ndarray]]) -> dict[str, torch.Tensor | np.ndarray]:
         features = sorted(features, key=lambda feature: -len(feature["tokens"]))
         head, special = len(self.before), len(self.before) + len(self.after)
         lengths = np.array([len(feature["tokens"]) + special for feature in features])
@@ -205,8 +211,7 @@ class PassageCollator:
             masks["text"][row, inner] = True
             for name in ("encoder_masked", "decoder_masked"):
                 masks[name][row, inner] = feature[name]
-        arrays = {"input_ids": ids, "lengths": lengths, **masks}
-        return {name: torch.from_numpy(values) for name, values in arrays.items()}
+        return {"input_ids": torch.from_numpy(ids), "lengths": lengths, **masks}
 
 
 def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -258,30 +263,30 @@ class BottleneckModel(PreTrainedModel):
     def forward(
         self,
         input_ids: torch.Tensor,
-        lengths: torch.Tensor,
-        text: torch.Tensor,
-        encoder_masked: torch.Tensor,
-        decoder_masked: torch.Tensor,
+        lengths: np.ndarray,
+        text: np.ndarray,
+        encoder_masked: np.ndarray,
+        decoder_masked: np.ndarray,
     ) -> dict[str, torch.Tensor]:
         """Sums, in nats, of the cross-entropies of the masked tokens. Arguments as in `PassageCollator`.
 
         Returns:
             `encoder_loss` and `decoder_loss`, scalars; the latter is 0 without a bottleneck.
         """
-        real = torch.arange(input_ids.shape[1], device=lengths.device) < lengths[:, None]
-        hidden = self.encode(input_ids.masked_fill(encoder_masked, self.mask_token_id), lengths)
-        losses = {"encoder_loss": self._loss(hidden, input_ids[real], encoder_masked[real])}
+        real = np.arange(input_ids.shape[1]) < lengths[:, None]
+        hidden = self.encode(self._seen(input_ids, encoder_masked), lengths)
+        losses = {"encoder_loss": self._loss(hidden, input_ids, encoder_masked, real)}
         if self.bottleneck == "none":
             return {**losses, "decoder_loss": torch.zeros_like(losses["encoder_loss"])}
         vectors = self.vectors(hidden, lengths, text[real])
-        decoded = self.decode(vectors, input_ids.masked_fill(decoder_masked, self.mask_token_id), lengths)
-        return {**losses, "decoder_loss": self._loss(decoded, input_ids[real], decoder_masked[real])}
+        decoded = self.decode(vectors, self._seen(input_ids, decoder_masked), lengths)
+        return {**losses, "decoder_loss": self._loss(decoded, input_ids, decoder_masked, real)}
 
-    def encode(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def encode(self, input_ids: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
         """[tokens of all passages, hidden size] what the encoder makes of [passages, tokens] ids."""
-        return self.encoder.base_model(**self._packed(input_ids, lengths)).last_hidden_state[0]
+        return self.encoder.base_model(**packed({"input_ids": input_ids}, lengths, self.config)).last_hidden_state[0]
 
-    def vectors(self, hidden: torch.Tensor, lengths: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def vectors(self, hidden: torch.Tensor, lengths: np.ndarray, text: np.ndarray) -> torch.Tensor:
         r"""[passages, hidden size] the bottleneck.
 
         `cls`: each first token's vector. `lexicon` (Shen et al. 2022, LexMAE), with the logits s of the encoder's head
@@ -295,28 +300,31 @@ class BottleneckModel(PreTrainedModel):
             text: [tokens of all passages], False for a special token.
         """
         if self.bottleneck == "cls":
-            return hidden[lengths.cumsum(0) - lengths]
-        logits = self.head(hidden).masked_fill(~text[:, None], -torch.inf)
+            return hidden.index_select(0, moved(lengths.cumsum() - lengths, hidden.device))
+        logits = self.head(hidden).masked_fill(moved(~text[:, None], hidden.device), -torch.inf)
         highest = torch.stack([passage.amax(dim=0) for passage in logits.split(lengths.tolist())])
         return highest.softmax(dim=-1) @ self.encoder.get_input_embeddings().weight.detach()
 
-    def decode(self, vectors: torch.Tensor, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def decode(self, vectors: torch.Tensor, input_ids: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
         """[tokens of all passages, hidden size] from the decoder's ids, its first tokens replaced by the vectors."""
-        inputs = self._packed(input_ids, lengths)
+        inputs = packed({"input_ids": input_ids}, lengths, self.config)
         places = {name: inputs.pop(name) for name in ("input_ids", "position_ids")}
         hidden = self.encoder.base_model.embeddings(**places)
-        hidden = hidden.index_copy(1, lengths.cumsum(0) - lengths, vectors[None].to(hidden.dtype))
+        first = moved(lengths.cumsum() - lengths, hidden.device)
+        hidden = hidden.index_copy(1, first, vectors[None].to(hidden.dtype))
         for layer in self.decoder:
             hidden = layer(hidden, **inputs)
         return hidden[0]
 
-    def _packed(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> dict[str, Any]:
-        real = torch.arange(input_ids.shape[1], device=lengths.device) < lengths[:, None]
-        return packed({"input_ids": input_ids}, lengths, real, self.config)
+    def _seen(self, input_ids: torch.Tensor, masked: np.ndarray) -> torch.Tensor:
+        return input_ids.masked_fill(moved(masked, input_ids.device), self.mask_token_id)
 
-    def _loss(self, hidden: torch.Tensor, ids: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        logits = self.head(hidden[masked])  # nothing but the masked rows meets the vocabulary
-        return torch.nn.functional.cross_entropy(logits, ids[masked], reduction="sum")
+    def _loss(
+        self, hidden: torch.Tensor, input_ids: torch.Tensor, masked: np.ndarray, real: np.ndarray
+    ) -> torch.Tensor:
+        rows, cells = (moved(np.flatnonzero(values), hidden.device) for values in (masked[real], masked))
+        logits = self.head(hidden.index_select(0, rows))  # nothing but the masked rows meets the vocabulary
+        return torch.nn.functional.cross_entropy(logits, input_ids.flatten().index_select(0, cells), reduction="sum")
 
 
 class PretrainingTrainer(Trainer):
@@ -341,6 +349,8 @@ class PretrainingTrainer(Trainer):
         data_collator: PassageCollator,
         **kwargs: Any,
     ):
+        use_one_gpu(args)
+        keep_busy(args)
         args.remove_unused_columns = False
         override_dropout(model, args.dropout)
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator, **kwargs)
@@ -356,8 +366,7 @@ class PretrainingTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         """[2] tokens masked for the encoder and for the decoder, over accumulation steps and processes."""
-        counts = sum(torch.stack([b["encoder_masked"].sum(), b["decoder_masked"].sum()]) for b in batch_samples)
-        return self.accelerator.reduce(counts.to(device))
+        return self.accelerator.reduce(moved(sum(_masked(batch) for batch in batch_samples), device))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This batch's share of both means; their sum over batches and mean over processes is the loss."""
@@ -365,8 +374,8 @@ class PretrainingTrainer(Trainer):
             num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
         losses = model(**inputs)
         both = torch.stack([losses["encoder_loss"], losses["decoder_loss"]])
-        counts = torch.stack([inputs["encoder_masked"].sum(), inputs["decoder_masked"].sum()])
-        self.sums += torch.cat([both.detach(), counts, inputs["lengths"].sum()[None]]).double()
+        self.counts += [*_masked(inputs), inputs["lengths"].sum()]
+        self.sums += both.detach().double()
         # gradients are averaged over processes
         loss = (both / num_items_in_batch).sum() * self.accelerator.num_processes
         return (loss, losses) if return_outputs else loss
@@ -374,16 +383,24 @@ class PretrainingTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to each line about training both losses, nats a masked token, and the tokens a second."""
         if "loss" in logs:
-            sums, seconds = self.accelerator.reduce(self.sums).tolist(), time.perf_counter() - self.started
+            counts = moved(self.counts, self.sums.device)
+            sums = self.accelerator.reduce(torch.cat([self.sums, counts])).tolist()
+            seconds = time.perf_counter() - self.started
             figures = {"encoder_loss": sums[0] / max(1, sums[2]), "decoder_loss": sums[1] / max(1, sums[3])}
             logs = {**logs, **figures, "tokens_per_second": round(sums[4] / seconds, 1)}
             self._begin_line()
         super().log(logs, start_time)
 
     def _begin_line(self) -> None:
-        # losses of encoder and decoder, their masked tokens, all tokens
-        self.sums = torch.zeros(5, dtype=torch.float64, device=self.args.device)
+        # losses of encoder and decoder, on the device; their masked tokens and all tokens, on the host
+        self.sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        self.counts = np.zeros(3)
         self.started = time.perf_counter()
+
+
+def _masked(batch: Mapping[str, Any]) -> np.ndarray:
+    """[2] tokens masked for the encoder and for the decoder."""
+    return np.array([batch["encoder_masked"].sum(), batch["decoder_masked"].sum()])
 
 
 def load_encoder(

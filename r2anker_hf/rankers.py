@@ -267,7 +267,7 @@ class CrossEncoderRanker:
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             for pairs in parts:  # read from the device at the end alone, so that it never waits for the next batch
                 lengths, inputs = self.encoder.batch(*zip(*pairs, strict=True))
-                logits.append(forward(self.model, inputs, lengths).float())
+                logits.append(forward(self.model, inputs, lengths.numpy()).float())
         result = torch.cat(logits).cpu().numpy()
         if np.isnan(result).any():
             raise InputError(f"{self.model.name_or_path}: scores are NaN; the weights or the precision are broken")

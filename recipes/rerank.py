@@ -18,6 +18,7 @@ from typing import Literal
 
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
+from r2anker_hf.precision import scoring_dtype
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.run import Run
 from r2anker_hf.stage import pinned, run_stage
@@ -38,9 +39,16 @@ class RerankingConfig:
     batch_size: int | None = field(
         default=None, metadata={"help": "Pairs of full length scored at once (more short ones); default by device."}
     )
-    dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "float32, or bfloat16: faster, scores with about two correct digits."}
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto",
+        metadata={
+            "help": "float32, or half precision: faster, scores with about two correct digits. auto: float32 on a "
+            "CPU, bfloat16 on a GPU that has it, else float16. config.yaml records what was taken."
+        },
     )
+
+    def __post_init__(self):
+        self.dtype = scoring_dtype(self.dtype)
 
 
 def main(config: RerankingConfig) -> None:

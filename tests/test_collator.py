@@ -31,7 +31,9 @@ def test_tensors_of_the_docstring(tokenizer):
         "attention_mask": ((2, 3, 7), torch.int64),
         "labels": ((2, 3), torch.float32),
         "mask": ((2, 3), torch.int64),
+        "lengths": ((2, 3), np.int64),
     }
+    assert batch["lengths"].tolist() == batch["attention_mask"].sum(dim=-1).tolist() == [[5, 7, 5], [6, 0, 0]]
     assert batch["mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[1, 0, 0], [1, 0, 0]]
     assert tokenizer.decode(batch["input_ids"][0, 1]) == "[CLS] red [SEP] a blue fish [SEP]"

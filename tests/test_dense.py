@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from r2anker_hf.collection import Corpus
 from r2anker_hf.records import Document, InputError
-from r2anker_hf.retrievers.dense import DTYPES, DenseRetriever
+from r2anker_hf.retrievers.dense import DTYPES, DenseRetriever, _gpu_resources
 from r2anker_hf.run import Run
 
 WORDS = "red blue fish bird whale tail deep sea coral wave sand shell".split()
@@ -46,6 +46,25 @@ def make_passages(number):
 
 def retrieve(model, passages, queries, depth, **options):
     return DenseRetriever(model, corpus_of(passages), progress=False, **options).search(queries, depth)
+
+
+def test_a_gpu_is_set_up_once_for_all_shards_and_searches(model, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    made, used = [], []
+
+    def knn_gpu(resources, *arrays, device, **options):
+        used.append((resources, device))
+        return faiss.knn(*arrays, **options)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: made.append(object()) or made[-1], raising=False)
+    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
+    _gpu_resources.cache_clear()
+    queries = {"q": "red whale", "p": "deep sea"}
+    expected = retrieve(model, make_passages(30), queries, 5)
+    assert retrieve(model, make_passages(30), queries, 5, shard_size=8) == expected
+    _gpu_resources.cache_clear()
+    assert len(made) == 1 and len(used) > 4 and set(used) == {(made[0], 0)}
 
 
 # --- oracle

@@ -27,7 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"evaluation"},
     "retrievers": {"run", "collection", "processes", "fingerprints", "retrievers.encoders"},
     "retrievers.encoders": {"models", "retrievers.encoding"},
-    "retrievers.training": {"attention", "negatives.sampling", "processes", "retrievers.base", "retrievers.encoders"},
+    "retrievers.training": {
+        *{"attention", "trainers", "negatives.sampling", "processes", "retrievers.base", "retrievers.encoders"},
+    },
     "retrievers.distillation": {"retrievers.training"},
     "rankers": {
         *{"run", "collection", "padding_free", "collator", "tokens", "processes", "revisions", "saving"},
@@ -46,11 +48,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collator": {"tokens"},
     "config": set(),
     "attention": set(),
+    "precision": set(),
+    "trainers": {"precision"},
     "padding_free": {"attention"},
     "gradient_cache": set(),
     "health": set(),
     "lora": set(),
-    "listwise": {"losses", "padding_free", "gradient_cache", "health", "lora", "negatives.sampling", "saving"},
+    "listwise": {
+        *{"losses", "padding_free", "gradient_cache", "health", "lora", "negatives.sampling", "saving", "trainers"},
+    },
+    "mixture": {"listwise", "negatives.sampling"},
     "whole_words": set(),
     "pretraining": {"listwise", "padding_free", "tokens", "whole_words"},
     "publishing": {"evaluation", "report", "stage", "rankers", "negatives", "retrievers", "config"},

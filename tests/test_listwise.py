@@ -160,11 +160,9 @@ def test_scores_of_a_group_are_those_of_its_pairs_one_by_one(tiny_model):
         for size in (1, 4, 2)
     ]
     batch = GroupedListwiseCollator(PairEncoder(ranker.tokenizer))(features)
-    mask = batch.pop("mask")
-    batch.pop("labels")
     for tokens in (1, 40, 4096):
         with torch.inference_mode():
-            scores = score_groups(ranker.model, batch, mask, tokens)
+            scores = score_groups(ranker.model, batch, tokens)
         for row, feature in enumerate(features):
             singles = ranker.score([("cat", document) for document in feature["documents"]])
             assert scores[row, : len(singles)].tolist() == pytest.approx(singles.tolist(), abs=1e-5)

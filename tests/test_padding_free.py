@@ -114,10 +114,10 @@ def test_nested_attention_is_that_of_pairs_of_equal_length():
     starts_q = torch.arange(4, dtype=torch.int32)
     for starts in (starts_k, starts_q):
         query, key, value = (torch.randn(int(s[-1]), 2, 8) for s in (starts, starts_k, starts_k))
-        longest = int(starts.diff().max())
-        theirs = nested(query, key, value, starts, starts_k, longest, 7)
+        lengths = starts.diff().numpy(), starts_k.diff().numpy()
+        theirs = nested(query, key, value, starts, starts_k, *lengths)
         packed = [part.transpose(0, 1)[None] for part in (query, key, value)]
-        ours = by_length(*packed, starts.tolist(), starts_k.tolist())
+        ours = by_length(*packed, *lengths)
         assert torch.allclose(ours[0], theirs, atol=1e-6)
 
 
@@ -135,7 +135,7 @@ def test_one_kernel_on_cuda_is_the_padded_model(kind, dropout):
     inputs, lengths = pairs_of(padded, [3, 30, 12, 12, 1])
     inputs = {name: values.cuda() for name, values in inputs.items()}
     with torch.autocast("cuda", torch.bfloat16):
-        ours, theirs = (forward(model, inputs, lengths.cuda()) for model in (unpadded, padded))
+        ours, theirs = (forward(model, inputs, lengths) for model in (unpadded, padded))
     assert torch.allclose(ours.float(), theirs.float(), atol=0.1)
     ours.float().sum().backward()
     theirs.float().sum().backward()

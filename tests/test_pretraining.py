@@ -41,9 +41,14 @@ def dataset_of(model, **options):
 
 @pytest.fixture(scope="module")
 def batch(tiny_model):
-    """Seven passages of uneven length, as the trainer gets them."""
+    """Seven passages of uneven length, all tensors."""
     dataset, collate = dataset_of(tiny_model), PassageCollator(AutoTokenizer.from_pretrained(tiny_model))
-    return collate([dataset[(0, index)] for index in range(7)])
+    return {name: torch.as_tensor(values) for name, values in collate([dataset[(0, i)] for i in range(7)]).items()}
+
+
+def as_collated(batch):
+    """The batch as the model gets it: on the host what says where things are."""
+    return {name: values if name == "input_ids" else values.numpy() for name, values in batch.items()}
 
 
 @pytest.mark.parametrize("bottleneck", ["cls", "lexicon"])
@@ -56,23 +61,24 @@ def test_the_decoder_sees_the_encoder_through_the_bottleneck_alone(tiny_model, b
     other = seen.clone()
     other[row, place] += 1  # a token that was not masked becomes another one
 
-    vectors, changed = (model.vectors(model.encode(ids, lengths), lengths, text) for ids in (seen, other))
+    given = lengths.numpy(), text.numpy()
+    vectors, changed = (model.vectors(model.encode(ids, given[0]), *given) for ids in (seen, other))
     assert not torch.allclose(vectors[row], changed[row], atol=1e-4)
     torch.testing.assert_close(vectors[1:], changed[1:])  # passages do not see each other
     ids = batch["input_ids"].masked_fill(batch["decoder_masked"], model.mask_token_id)
-    decoded, decoded_after = (model.decode(one, ids, lengths) for one in (vectors, changed))
+    decoded, decoded_after = (model.decode(one, ids, lengths.numpy()) for one in (vectors, changed))
     inside = slice(0, int(lengths[0]))
     assert not torch.allclose(decoded[inside], decoded_after[inside], atol=1e-4)
 
     # the whole forward pass: with the bottleneck held fast, the encoder's input changes nothing for the decoder
-    whole = model(**batch)["decoder_loss"]
+    whole = model(**as_collated(batch))["decoder_loss"]
     edited = {**batch, "encoder_masked": batch["encoder_masked"].clone()}
     edited["encoder_masked"][row, place] = True
-    assert abs(model(**edited)["decoder_loss"] - whole) > 1e-4
+    assert abs(model(**as_collated(edited))["decoder_loss"] - whole) > 1e-4
     model.vectors = lambda *_: vectors
-    assert model(**edited)["decoder_loss"] == model(**batch)["decoder_loss"]
+    assert model(**as_collated(edited))["decoder_loss"] == model(**as_collated(batch))["decoder_loss"]
     model.vectors = lambda *_: torch.zeros_like(vectors)  # cut
-    assert abs(model(**batch)["decoder_loss"] - whole) > 1e-2
+    assert abs(model(**as_collated(batch))["decoder_loss"] - whole) > 1e-2
 
 
 @pytest.mark.parametrize("bottleneck", ["cls", "lexicon"])
@@ -88,7 +94,7 @@ def test_the_decoder_s_gradient_reaches_the_encoder_through_the_bottleneck(tiny_
         return given["hidden"]
 
     model.encode = watched
-    model(**batch)["decoder_loss"].backward()
+    model(**as_collated(batch))["decoder_loss"].backward()
     reached = given["hidden"].grad.abs().sum(dim=1) > 0
     first = torch.zeros_like(real)
     first[:, 0] = True
@@ -134,7 +140,7 @@ def test_packed_passages_have_the_losses_of_padded_ones(tiny_model, batch, bottl
     model = model_of(str(tiny_model), bottleneck).eval()
     assert len(set(batch["lengths"].tolist())) > 2
     with torch.no_grad():
-        packed, padded = model(**batch), padded_losses(model, batch)
+        packed, padded = model(**as_collated(batch)), padded_losses(model, batch)
     for name, value in packed.items():
         assert value.item() == pytest.approx(padded[name].item(), rel=1e-5), name
 
@@ -146,7 +152,7 @@ def test_each_architecture_has_losses_and_gradients(kind, batch):
     encoder = AutoModelForMaskedLM.from_config(settings)
     assert positions(encoder) == (38 if "roberta" in kind else 40)
     model = BottleneckModel(encoder, mask_token_id=4)
-    both = model(**batch)
+    both = model(**as_collated(batch))
     sum(both.values()).backward()
     assert all(value > 0 for value in both.values())
     assert all(weights.grad is not None for weights in model.parameters())

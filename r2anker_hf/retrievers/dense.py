@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class DenseRetriever:
         normalize: scale vectors to length 1, so that the score is the cosine; None: as the model's similarity says.
         batch_size: texts a batch.
         dtype: one of DTYPES, in which the model computes; None for float32. bfloat16 is several times as fast on
-            GPUs and on CPUs with AMX, and changes scores in the third digit.
+            GPUs and on CPUs with AMX or AVX512_BF16, and changes scores in the third digit.
         device: as torch names it; None for the best there is.
         shard_size: passages a shard. Encoding and searching hold one shard in memory.
         search: one of SEARCHES: "flat" is exact; "ivf" and "hnsw" look at a part of the corpus only, and `recall`
@@ -247,9 +248,17 @@ def _knn(queries: np.ndarray, vectors: np.ndarray, width: int) -> tuple[np.ndarr
         import torch
 
         device = torch.cuda.current_device() if torch.cuda.is_available() else 0
-        resources = faiss.StandardGpuResources()
-        return faiss.knn_gpu(resources, queries, vectors, width, metric=faiss.METRIC_INNER_PRODUCT, device=device)
+        options = {"metric": faiss.METRIC_INNER_PRODUCT, "device": device}
+        return faiss.knn_gpu(_gpu_resources(device), queries, vectors, width, **options)
     return faiss.knn(queries, vectors, width, metric=faiss.METRIC_INNER_PRODUCT)
+
+
+@cache
+def _gpu_resources(device: int) -> Any:
+    """What faiss keeps on a GPU: over a GiB of scratch memory, which takes longer to get than a shard to search."""
+    import faiss
+
+    return faiss.StandardGpuResources()
 
 
 def _top(parts: Iterable[tuple[np.ndarray, np.ndarray]], width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,14 +16,16 @@ from transformers.trainer_utils import get_last_checkpoint
 from ..attention import override_dropout, use_matmul_attention
 from ..models import StopDiverged, check_finite, check_length, check_source, loading
 from ..negatives.sampling import SamplingOptions, draw_group
+from ..precision import fastest_precision, say
 from ..processes import is_main_process, wait_for_all
 from ..records import InputError
+from ..trainers import use_one_gpu
 from .encoders import check_encoder, head_is_fresh, load_encoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SparseEncoder
-    from transformers import TrainerState
+    from transformers import Trainer, TrainerState
 
     from .base import IndexableCorpus
 
@@ -68,8 +70,8 @@ class RetrieverTraining(SamplingOptions):
         if self.temperature is not None and self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}, but must be above 0")
         if self.bf16 is None:
-            cuda = torch.cuda.is_available()
-            self.bf16 = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_amx_tile_supported()
+            self.bf16 = fastest_precision() == "bf16"
+            say("bf16", str(self.bf16).lower())
 
     @property
     def in_batch_negatives(self) -> bool:
@@ -354,16 +356,26 @@ def train(
     Raises:
         InputError: the training diverged.
     """
-    from sentence_transformers import SparseEncoder
-
     override_dropout(encoder, settings.dropout)
     if settings.bf16 and not torch.accelerator.is_available():
         use_matmul_attention(encoder[0].auto_model)
-    make = _splade_trainer if isinstance(encoder, SparseEncoder) else _dense_trainer
-    loss = loss or contrastive_loss(encoder, settings)
-    trainer = make(encoder, tuples, loss, settings, _arguments(settings, checkpoints))
+    trainer = trainer_of(encoder, tuples, loss or contrastive_loss(encoder, settings), settings, checkpoints)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if os.path.isdir(checkpoints) else None)
     return trainer.state
+
+
+def trainer_of(
+    encoder: SentenceTransformer | SparseEncoder,
+    tuples: Dataset,
+    loss: torch.nn.Module,
+    settings: RetrieverTraining,
+    checkpoints: str | os.PathLike,
+) -> Trainer:
+    """sentence-transformers' trainer for an encoder of this kind. Arguments as in `train`."""
+    from sentence_transformers import SparseEncoder
+
+    make = _splade_trainer if isinstance(encoder, SparseEncoder) else _dense_trainer
+    return make(encoder, tuples, loss, settings, _arguments(settings, checkpoints))
 
 
 def contrastive_loss(encoder: Any, settings: RetrieverTraining) -> torch.nn.Module:
@@ -408,13 +420,9 @@ def _dense_trainer(
 ):
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
-    return SentenceTransformerTrainer(
-        encoder,
-        SentenceTransformerTrainingArguments(**arguments),
-        train_dataset=tuples,
-        loss=loss,
-        callbacks=[StopDiverged()],
-    )
+    args = SentenceTransformerTrainingArguments(**arguments)
+    use_one_gpu(args)
+    return SentenceTransformerTrainer(encoder, args, train_dataset=tuples, loss=loss, callbacks=[StopDiverged()])
 
 
 def _splade_trainer(
@@ -434,10 +442,7 @@ def _splade_trainer(
         document_regularizer=SharedFlopsLoss(),
         query_regularizer=SharedFlopsLoss(),
     )
-    return SparseEncoderTrainer(
-        encoder,
-        SparseEncoderTrainingArguments(**arguments),
-        train_dataset=tuples,
-        loss=loss,
-        callbacks=[SpladeRegularizerWeightSchedulerCallback(loss), StopDiverged()],
-    )
+    args = SparseEncoderTrainingArguments(**arguments)
+    use_one_gpu(args)
+    callbacks = [SpladeRegularizerWeightSchedulerCallback(loss), StopDiverged()]
+    return SparseEncoderTrainer(encoder, args, train_dataset=tuples, loss=loss, callbacks=callbacks)

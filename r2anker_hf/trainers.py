@@ -1,0 +1,30 @@
+"""What every trainer here asks of transformers' Trainer: one GPU a process, and a host that does not wait for it."""
+
+from __future__ import annotations
+
+from transformers import TrainingArguments
+
+from .records import InputError
+
+
+def use_one_gpu(args: TrainingArguments) -> None:
+    """Leave GPUs that no launcher gave a process for, and say so.
+
+    The Trainer would split each batch over them (DataParallel): packed batches cannot be split by rows, and a batch
+    would hold as many times the queries.
+    """
+    if args.n_gpu > 1:
+        print(f"this process trains on 1 of {args.n_gpu} GPUs; start it by `accelerate launch` to use them all")
+        args._n_gpu = 1  # as the Trainer itself does for models that lie on several
+
+
+def keep_busy(args: TrainingArguments) -> None:
+    """Let no step wait for the device: batches are copied while it computes, and losses are read once a line.
+
+    Raises:
+        InputError: dispatch_batches is set; the process that read a batch would send the others its tensors only.
+    """
+    if args.accelerator_config.dispatch_batches:
+        raise InputError("dispatch_batches is true, but every process has to read its own batches: leave it out")
+    args.accelerator_config.non_blocking = args.dataloader_pin_memory
+    args.logging_nan_inf_filter = False  # it reads each step's loss, and hides those that are not a number

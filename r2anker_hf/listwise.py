@@ -20,6 +20,7 @@ from .health import COLLAPSED, Health, training_flops
 from .losses import kl_divergence, softmax_cross_entropy
 from .negatives.sampling import SamplingOptions, draw_group, draw_scored, fused_scores, permutation
 from .padding_free import batches, forward, is_padding_free, use_padding_free
+from .ranges import check_all
 from .records import InputError
 
 # Tokens of like-long pairs that go through the model together. A CPU is busy with few, and more would only leave its
@@ -80,15 +81,10 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
     )
 
     def __post_init__(self):
+        check_all(self)
         self.sampling()  # refuses what does not fit the policy, before anything is loaded
         if self.objective not in OBJECTIVES:
             raise InputError(f"no objective {self.objective!r}; choices: {', '.join(OBJECTIVES)}")
-        if self.temperature <= 0:
-            raise InputError(f"temperature is {self.temperature}, but must be above 0")
-        if self.num_negatives < 1:
-            raise InputError(f"num_negatives is {self.num_negatives}, but must be at least 1")
-        if self.memory_budget is not None and self.memory_budget <= 0:
-            raise InputError(f"memory_budget is {self.memory_budget} GiB, but must be above 0")
         choose_precision(self, self.mixed_precision)
         super().__post_init__()
 

@@ -35,6 +35,7 @@ from transformers import (
 from .attention import override_dropout
 from .listwise import EpochSampler, choose_precision
 from .padding_free import COUNT_FROM_PADDING_ID, LAYERS, packed, use_packed_attention
+from .ranges import NOT_NEGATIVE, check_all
 from .records import InputError
 from .tokens import Tokens
 
@@ -51,7 +52,9 @@ class PretrainingConfig(TrainingArguments):
     per_device_train_batch_size: int = field(
         default=256, metadata={"help": "Passages a device and step; the paper has 2048 over eight devices."}
     )
-    num_train_epochs: float = field(default=20.0, metadata={"help": "Passes over the corpus (section C)."})
+    num_train_epochs: float = field(
+        default=20.0, metadata={"help": "Passes over the corpus (section C); 0: none.", "range": NOT_NEGATIVE}
+    )
     warmup_steps: float = field(
         default=0.05, metadata={"help": "Warm-up: a share of all steps below 1, else steps (SimLM: 4,000 of 80,000)."}
     )
@@ -81,11 +84,7 @@ class PretrainingConfig(TrainingArguments):
     )
 
     def __post_init__(self):
-        for name in ("encoder_mask", "decoder_mask"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be above 0 and at most 1")
-        if self.decoder_layers < 1:
-            raise InputError(f"decoder_layers is {self.decoder_layers}, but must be at least 1")
+        check_all(self)
         if self.bottleneck not in BOTTLENECKS:
             raise InputError(f"no bottleneck {self.bottleneck!r}; choices: {', '.join(BOTTLENECKS)}")
         choose_precision(self, self.mixed_precision)

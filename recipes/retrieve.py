@@ -50,7 +50,9 @@ class RetrievalConfig:
     )
     model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
     batch_size: int = field(default=64, metadata={"help": "Dense, SPLADE: texts encoded at once."})
-    dtype: str | None = field(default=None, metadata={"help": "Dense, SPLADE: bfloat16 is faster; default float32."})
+    dtype: Literal["float32", "bfloat16", "float16"] | None = field(
+        default=None, metadata={"help": "Dense, SPLADE: bfloat16 is faster; default float32."}
+    )
     queries_a_part: int = field(
         default=QUERIES_A_PART, metadata={"help": "Queries searched together; a finished part survives a kill."}
     )

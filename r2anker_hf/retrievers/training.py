@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ..attention import override_dropout, use_matmul_attention
 from ..negatives.sampling import SamplingOptions, draw_group
 from ..processes import is_main_process, wait_for_all
+from ..ranges import COUNT_OR_NONE, check_all
 from ..records import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class RetrieverTraining(SamplingOptions):
     warmup_share: float = field(default=0.1, metadata={"help": "Share of the steps in which the rate rises."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
     dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
-    num_negatives: int = field(default=7, metadata={"help": "Mined negatives a query; others come from the batch."})
+    num_negatives: int = field(
+        default=7, metadata={"help": "Mined negatives a query; others come from the batch.", "range": COUNT_OR_NONE}
+    )
     max_length: int = field(default=128, metadata={"help": "Tokens of a text, in training and afterwards."})
     temperature: float | None = field(
         default=None, metadata={"help": "Of the softmax over scores; default .05 for cosines, 1 for inner products."}
@@ -58,13 +61,8 @@ class RetrieverTraining(SamplingOptions):
     logging_steps: int = field(default=20, metadata={"help": "Steps between two lines of the log."})
 
     def __post_init__(self):
+        check_all(self)
         self.sampling()  # refuses what does not fit the policy, before anything is loaded
-        least = dict.fromkeys(("per_device_train_batch_size", "num_train_epochs", "depth", "max_length"), 1)
-        for name, smallest in {**least, "num_negatives": 0, "head_steps": 0}.items():
-            if getattr(self, name) < smallest:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least {smallest}")
-        if self.temperature is not None and self.temperature <= 0:
-            raise InputError(f"temperature is {self.temperature}, but must be above 0")
         if self.bf16 is None:
             cuda = torch.cuda.is_available()
             self.bf16 = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_amx_tile_supported()

@@ -68,7 +68,7 @@ SCORE = Range(least=-1e9, most=1e9)
 RANGES: dict[str, Range] = {
     # how much of something
     **dict.fromkeys(("depth", "constraint_depth", "dev_depth", "rank_from", "rank_to", "num_negatives"), COUNT),
-    **dict.fromkeys(("queries", "max_queries", "sizes", "pairs", "tokens", "steps", "rounds", "negatives"), COUNT),
+    **dict.fromkeys(("queries", "max_queries", "sizes", "pairs", "tokens", "steps", "rounds"), COUNT),
     **dict.fromkeys(("max_length", "max_query_length", "decoder_layers", "stages", "fresh", "resamples"), COUNT),
     **dict.fromkeys(("batch_size", "batch_sizes", "encode_batch_size", "queries_a_part", "shard_size"), COUNT),
     **dict.fromkeys(("audit_queries", "head_steps", "lora_rank", "epoch", "collection_options"), COUNT_OR_NONE),

@@ -80,7 +80,7 @@ run train_ranker train_ranker --negatives "$OUT/negatives" ${MODEL:+--model "$MO
 for first in bm25 dense; do
   printf '\n== rerank: what %s found for the test queries\n' "$first"
   # shellcheck disable=SC2086
-  run rerank rerank --ranker "$OUT/ranker" --split test --run "$OUT/runs/test/$first/run.trec" ${RERANKING:-} \
+  run rerank rerank --ranker "$OUT/ranker" --split test --first_stage "$OUT/runs/test/$first/run.trec" ${RERANKING:-} \
     --output_dir "$OUT/runs/test/ranker_over_$first"
 done
 

@@ -278,7 +278,10 @@ def test_a_recipe_as_a_script(tmp_path):
 
     good, bad, usage = run("--depth", "3"), run("--depth", "x"), run("--help")
     assert (good.returncode, good.stdout) == (0, "[0, 1, 2]\n")
-    assert (bad.returncode, bad.stderr) == (2, "error: argument --depth: invalid int value: 'x', must be at least 1; see --help\n")
+    assert (bad.returncode, bad.stderr) == (
+        2,
+        "error: argument --depth: invalid int value: 'x', must be at least 1; see --help\n",
+    )
     assert "Count to depth." in usage.stdout and "--depth DEPTH" in usage.stdout
 
 

@@ -285,7 +285,10 @@ def test_a_draw_reads_a_row_of_the_dataset():
         ({"policy": "single"}, "name one of the retrievers, not none"),
         ({"policy": "single", "retrievers": ["a", "b"]}, "name one of the retrievers, not a, b"),
         ({"policy": "quota"}, "policy quota needs shares"),
-        ({"policy": "quota", "shares": {"bm25": -1.0, "dense": 2.0}}, r"shares\[bm25\] is -1.0, but must be at least 0"),
+        (
+            {"policy": "quota", "shares": {"bm25": -1.0, "dense": 2.0}},
+            r"shares\[bm25\] is -1.0, but must be at least 0",
+        ),
         ({"policy": "constrained"}, "policy constrained needs within"),
         ({"policy": "redistributed"}, "policy redistributed needs ranker"),
         ({"temperature": 0.0}, "temperature is 0.0, but must be at least 1e-06"),

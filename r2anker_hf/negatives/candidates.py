@@ -37,7 +37,8 @@ _NOT_SETTINGS = {
     "revision",
     "split",
     "model_revision",
-    "run",
+    "first_stage",
+    "run",  # what first_stage was called before
     "dry_run",
     "queries_a_part",
     "shard_size",

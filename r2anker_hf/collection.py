@@ -17,6 +17,7 @@ from .apidocs import apidocs
 from .files import read_lines, sha256_file
 from .pseudo_queries import is_pseudo, pseudo_queries
 from .records import Document, InputError, Qrel, Query
+from .revisions import reads_hub
 
 if TYPE_CHECKING:
     import datasets
@@ -246,6 +247,7 @@ def _load_apidocs(split: str, use_titles: bool, options: Mapping[str, int]) -> C
     return _collection("apidocs", _digest(texts), split, corpus, dict(queries[split]), grades, "apidocs")
 
 
+@reads_hub
 def _load_hub(repo: str, split: str, revision: str | None, use_titles: bool) -> Collection:
     from datasets import get_dataset_config_names
 

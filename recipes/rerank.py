@@ -18,7 +18,7 @@ from typing import Literal
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.rankers import CrossEncoderRanker
-from r2anker_hf.run import Run
+from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import pinned, run_stage
 
 
@@ -59,7 +59,9 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
     import torch
     from accelerate import PartialState
 
-    state = PartialState()
+    state, first_stage = PartialState(), Run.read_trec(config.first_stage)
+    place = config.first_stage, config.split
+    check_run(first_stage, collection.queries, *place, collection.corpus, config.depth)
     ranker = CrossEncoderRanker.from_pretrained(
         config.ranker,
         config.ranker_revision,
@@ -68,7 +70,7 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
         device=state.device,
     )
     work = folder / "work"
-    run = ranker.rerank(Run.read_trec(config.first_stage), collection, config.depth, progress=True, folder=work)
+    run = ranker.rerank(first_stage, collection, config.depth, progress=True, folder=work)
     if state.is_main_process:
         run.write_trec(folder / "run.trec")
         shutil.rmtree(work)

@@ -29,7 +29,7 @@ from r2anker_hf.lora import merged, with_lora
 from r2anker_hf.measures import evaluate_run, means
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.rankers import CrossEncoderRanker
-from r2anker_hf.run import Run
+from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import pinned, run_stage
 from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens
 
@@ -146,6 +146,8 @@ def dev_measure(config: RankerConfig, ranker: CrossEncoderRanker) -> Callable | 
         config.collection, config.dev_split, config.revision, config.use_titles, **config.collection_options
     )
     run = Run.read_trec(config.dev_run)
+    place = config.dev_run, config.dev_split
+    check_run(run, collection.queries, *place, collection.corpus, config.dev_depth)
 
     def measure(model: PreTrainedModel) -> Mapping[str, float]:
         ranker.model = model

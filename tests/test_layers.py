@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run": {"records", "files"},
     "apidocs": {"records", "files"},
     "pseudo_queries": {"records"},
-    "collection": {"records", "files", "apidocs", "pseudo_queries"},
+    "collection": {"records", "files", "apidocs", "pseudo_queries", "revisions"},
     "measures": {"run"},
     "evaluation": {"run", "measures"},
     "report": {"evaluation"},

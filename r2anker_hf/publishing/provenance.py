@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,11 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..collection import load_collection
 from ..config import CONFIG_FILE
-from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name
+from ..files import read_json, read_yaml
+from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name, read_manifest
 from ..negatives.card import AUDIT_FILE
 from ..records import InputError
 from ..stage import PROVENANCE_FILE, digest_of
@@ -69,8 +67,7 @@ def read_stage(folder: str | Path) -> Stage:
     folder = Path(folder)
     for place in (folder, folder.resolve().parent):
         if (place / PROVENANCE_FILE).is_file() and (place / CONFIG_FILE).is_file():
-            config = yaml.safe_load((place / CONFIG_FILE).read_text(encoding="utf-8"))
-            return Stage(place, config, json.loads((place / PROVENANCE_FILE).read_text(encoding="utf-8")))
+            return Stage(place, read_yaml(place / CONFIG_FILE), read_json(place / PROVENANCE_FILE, "inputs"))
     raise InputError(f"{folder / PROVENANCE_FILE}: no such file; give the folder that a recipe finished")
 
 
@@ -152,13 +149,13 @@ def negatives_facts(name: str, revision: str) -> dict[str, Any]:
         InputError: they cannot be read there.
     """
     folder = _facts_folder(name, revision)
-    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = read_manifest(folder)
     audit = folder / AUDIT_FILE
     return {
         "name": f"candidates mined from {manifest['collection']['name']}" if revision.startswith(_LOCAL) else name,
         "revision": revision,
         **{key: manifest.get(key) for key in ("licence", "collection", "use_titles", "depth", "splits")},
-        "audit": _without_cases(json.loads(audit.read_text(encoding="utf-8"))) if audit.exists() else None,
+        "audit": _without_cases(read_json(audit)) if audit.exists() else None,
     }
 
 
@@ -224,7 +221,7 @@ def _facts_folder(name: str, revision: str) -> Path:
 
 
 def _files(name: str, revision: str) -> Mapping[str, Any]:
-    return json.loads((_facts_folder(name, revision) / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
+    return read_manifest(_facts_folder(name, revision))["files"]
 
 
 def _candidate_texts(source: str, split: str, revision: str | None) -> Iterator[str]:

@@ -16,7 +16,8 @@ import re
 import sys
 import types
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -60,17 +61,27 @@ def parse_config(*configs: type, args: Sequence[str] | None = None, description:
     path = _Parser([], add_help=False).parse_known_args(args)[0].config
     if path is not None:
         parser.use_file(path)
-    try:
+    with options_fit():
         *filled, _, rest = parser.parse_args_into_dataclasses(
             args, return_remaining_strings=True, look_for_args_file=False
         )
-    except InputError:
-        raise
-    except Exception as error:  # TrainingArguments has many ways to refuse what it is given
-        raise InputError(str(error) or type(error).__name__) from error
     if rest:
         raise InputError(f"unknown argument {rest[0]!r}{_closest(rest[0], parser.options())}; see --help")
     return tuple(filled)
+
+
+@contextmanager
+def options_fit() -> Iterator[None]:
+    """What a library's arguments, or a trainer that is made of them, refuse becomes an InputError of one line.
+
+    They have many ways to say no (ValueError, TypeError, ImportError ...), each with the option in its message.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(str(error) or type(error).__name__) from error
 
 
 def run_recipe(main: Callable[..., Any], *configs: type, args: Sequence[str] | None = None) -> None:

@@ -47,7 +47,7 @@ def end(error: BaseException, output_dir: str | os.PathLike | None = None) -> No
     if isinstance(error, KeyboardInterrupt):
         again = "; give the same command again to go on" if output_dir else ""
         _leave(f"stopped by Ctrl-C{again}" if _rank() == 0 else None, 130)
-    refused = refusal(error)
+    refused = refusal(error, output_dir)
     if _processes() > 1 and (refused is None or _rank() > 0):
         time.sleep(GRACE_S)
     if refused is not None:
@@ -56,13 +56,14 @@ def end(error: BaseException, output_dir: str | os.PathLike | None = None) -> No
     _leave(f"error: {what}; the full trace is in {_write_trace(error, output_dir)}, {SHOW_TRACE}=1 prints it", 1)
 
 
-def refusal(error: BaseException) -> str | None:
+def refusal(error: BaseException, output_dir: str | os.PathLike | None = None) -> str | None:
     """What is wrong with the input, or what the system refuses; None for a fault of the program."""
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _REFUSALS:
-        return f"{error.filename or 'writing'}: {error.strerror}"
-    return None
+    if not isinstance(error, OSError):
+        return None
+    above = bool(output_dir and isinstance(error.filename, str)) and Path(output_dir).is_relative_to(error.filename)
+    return f"{error.filename or 'writing'}: {error.strerror}" if above or error.errno in _REFUSALS else None
 
 
 def first_line(error: BaseException) -> str:
@@ -88,6 +89,9 @@ def _write_trace(error: BaseException, output_dir: str | os.PathLike | None) -> 
 
 
 def _leave(line: str | None, code: int) -> NoReturn:
+    if "tqdm" in sys.modules:  # a bar that stopped half-way holds the line that ours would be glued to
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
     if line is not None:
         print(" ".join(line.split()), file=sys.stderr, flush=True)
     raise SystemExit(code)

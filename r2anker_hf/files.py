@@ -65,12 +65,15 @@ def _object(path: str | os.PathLike, parse: Callable[[str], Any], keys: Sequence
     return content
 
 
-def check_output(folder: str | os.PathLike, inputs: Iterable[str | os.PathLike] = ()) -> None:
+def check_output(
+    folder: str | os.PathLike, inputs: Iterable[str | os.PathLike] = (), option: str = "output_dir"
+) -> None:
     """Refuse a place where no new folder can be made, before any work is done.
 
     Args:
         folder: where a stage is to write; it may exist, and so may any of its parents.
         inputs: what the stage reads; a folder in a folder that is read would change it.
+        option: what the message calls the place.
 
     Raises:
         InputError: the path is empty, the root, the folder we are in or one above it; a file is in the way; the
@@ -78,15 +81,15 @@ def check_output(folder: str | os.PathLike, inputs: Iterable[str | os.PathLike] 
     """
     path = Path(folder)
     if not str(folder).strip() or path.resolve() in (Path.cwd(), *Path.cwd().parents):
-        raise InputError(f"output_dir is {str(folder)!r}, but must be a folder of its own, such as out/name")
+        raise InputError(f"{option} is {str(folder)!r}, but must be a folder of its own, such as out/name")
     in_the_way = next((place for place in (path, *path.parents) if os.path.lexists(place)), Path())
     if not in_the_way.is_dir():
-        raise InputError(f"output_dir is {folder}, but {in_the_way} is not a folder; choose another place")
+        raise InputError(f"{option} is {folder}, but {in_the_way} is not a folder; choose another place")
     if in_the_way != path and not os.access(in_the_way, os.W_OK | os.X_OK):
-        raise InputError(f"output_dir is {folder}, but {in_the_way} may not be written; choose another place")
+        raise InputError(f"{option} is {folder}, but {in_the_way} may not be written; choose another place")
     for source in inputs:
         if path.resolve().is_relative_to(Path(source).resolve()):
-            raise InputError(f"output_dir is {folder}, which lies in {source}, an input; choose another place")
+            raise InputError(f"{option} is {folder}, which lies in {source}, an input; choose another place")
 
 
 def sha256_file(path: str | os.PathLike) -> str:

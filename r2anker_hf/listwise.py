@@ -89,16 +89,27 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
         super().__post_init__()
 
 
+_NOT_HEEDED = {
+    "resume_from_checkpoint": "the same command goes on from its own last checkpoint; leave the option out",
+    "push_to_hub": "publish.py checks what is published; leave the option out",
+}
+
+
 def choose_precision(args: TrainingArguments, mixed_precision: str) -> None:
     """Set `bf16`, `fp16` and `use_cpu`, before the arguments check themselves; what was asked for by name stays.
+
+    Options of transformers that a recipe would not heed are refused, rather than passed over.
 
     Args:
         args: arguments under construction.
         mixed_precision: auto, no, bf16 or fp16.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is something else, or an option of `_NOT_HEEDED` is given.
     """
+    for name, instead in _NOT_HEEDED.items():
+        if getattr(args, name):
+            raise InputError(f"{name} is not for this training: {instead}")
     if not (args.bf16 or args.fp16):
         precision = _fastest_precision() if mixed_precision == "auto" else mixed_precision
         if precision not in ("no", "bf16", "fp16"):

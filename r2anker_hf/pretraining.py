@@ -367,7 +367,8 @@ def load_encoder(
         seed: of fresh weights.
 
     Raises:
-        InputError: the model cannot be read, or its configuration has no whole number of that name.
+        InputError: the model cannot be read, its configuration has no whole number of that name, or sizes do not fit
+            together.
     """
     set_seed(seed)
     source = os.fspath(model)
@@ -382,7 +383,10 @@ def load_encoder(
         if name not in sizes:
             raise InputError(f"fresh: {source} has no size {name!r}; choices: {', '.join(sorted(sizes))}")
         setattr(config, name, value)
-    return AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    try:
+        return AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    except (ValueError, ZeroDivisionError, RuntimeError) as error:  # such as heads that do not divide the hidden size
+        raise InputError(f"fresh: {str(error).strip().splitlines()[0]}") from error
 
 
 def longest_passage(config: Any) -> int:

@@ -35,9 +35,14 @@ def main(config: SeedsConfig) -> None:
 def read(path: str) -> dict[str, Any]:
     """A report, or one line that says what is wrong with the file."""
     try:
-        return read_json(path, "measures", "query_ids", "per_query")
-    except InputError as error:
-        raise InputError(f"{error}; give report.json of score.py") from None
+        report = read_json(path, "measures", "query_ids", "per_query")
+        columns = [column for name in report["measures"] for column in report["per_query"][name].values()]
+        if not columns or any(len(column) != len(report["query_ids"]) for column in columns):
+            raise InputError(f"{path}: has not one value per query, measure and system")
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        what = error if isinstance(error, InputError) else f"{path}: is not whole ({type(error).__name__}: {error})"
+        raise InputError(f"{what}; give report.json of score.py") from None
+    return report
 
 
 def _compared(report: dict[str, Any]) -> tuple[Any, ...]:

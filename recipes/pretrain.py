@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 
 from r2anker_hf.collection import Collection, load_collection
-from r2anker_hf.config import run_recipe
+from r2anker_hf.config import options_fit, run_recipe
 from r2anker_hf.pretraining import (
     POOLINGS,
     BottleneckModel,
@@ -92,9 +92,9 @@ def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Col
     training.output_dir = str(folder / "checkpoints")
     with training.main_process_first():
         tokens = tokenised(config, collection, tokenizer, folder / "tokens")
-    trainer = PretrainingTrainer(
-        model, training, Passages(tokens, training), PassageCollator(tokenizer), processing_class=tokenizer
-    )
+    passages, collator = Passages(tokens, training), PassageCollator(tokenizer)
+    with options_fit():
+        trainer = PretrainingTrainer(model, training, passages, collator, processing_class=tokenizer)
     (folder / "checkpoints").mkdir(exist_ok=True)
     if training.num_train_epochs or training.max_steps > 0:
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")))

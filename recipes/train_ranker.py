@@ -23,12 +23,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
 from r2anker_hf.collection import load_collection
-from r2anker_hf.config import run_recipe
+from r2anker_hf.config import options_fit, run_recipe
 from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
 from r2anker_hf.lora import merged, with_lora
-from r2anker_hf.measures import evaluate_run, means
+from r2anker_hf.measures import evaluate_run, means, parse_measure
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.records import InputError
 from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import pinned, run_stage
 from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens
@@ -60,6 +61,11 @@ class RankerConfig:
     dev_run: str | None = field(default=None, metadata={"help": "First stage of the dev split, reranked to choose."})
     dev_depth: int = field(default=100, metadata={"help": "Documents of it that are reranked a query."})
     dev_measure: str = field(default="MRR@10", metadata={"help": "Measure that chooses the checkpoint."})
+
+    def __post_init__(self):
+        parse_measure(self.dev_measure)
+        if self.dev_run and not self.collection:
+            raise InputError("dev_run needs collection: its dev split has the judgements that choose the checkpoint")
 
 
 def main(config: RankerConfig, training: ListwiseConfig) -> None:
@@ -118,14 +124,10 @@ def make_trainer(
         training.greater_is_better = True
     with training.main_process_first():
         documents, queries = tokenised(candidates, ranker.encoder, folder / "tokens")
-    return ListwiseTrainer(
-        ranker.model,
-        training,
-        TrainingGroups(candidates.rows, documents.__getitem__, training, queries.__getitem__),
-        GroupedListwiseCollator(ranker.encoder),
-        measure,
-        processing_class=ranker.tokenizer,
-    )
+    groups = TrainingGroups(candidates.rows, documents.__getitem__, training, queries.__getitem__)
+    collator = GroupedListwiseCollator(ranker.encoder)
+    with options_fit():
+        return ListwiseTrainer(ranker.model, training, groups, collator, measure, processing_class=ranker.tokenizer)
 
 
 def tokenised(candidates: Candidates, encoder: PairEncoder, folder: Path) -> tuple[Tokens, Tokens]:

@@ -79,6 +79,8 @@ def gather(
     folder = Path(report_folder)
     report = read_report(folder)
     config = _config(folder)
+    for name in runs:
+        report.system(name)  # refuses a name that the report has not
     paths = {
         s.name: Path(runs.get(s.name) or config["runs"].get(s.name, f"no run of {s.name}")) for s in report.systems
     }

@@ -78,6 +78,7 @@ def lineage(folder: str | Path) -> list[Stage]:
         InputError: a model that it was trained from has changed since.
     """
     stages = [read_stage(folder)]
+    _check_maker(stages[0], "model")
     while (start := Path(stages[0].config["model"])) and (start / PROVENANCE_FILE).is_file():
         if digest_of(start) != stages[0].record["inputs"]["model"]:
             raise InputError(f"{start}: has changed since {stages[0].folder} was trained from it")
@@ -126,6 +127,7 @@ def negatives_of(stage: Stage, stated: str | None) -> TrainingData:
     Raises:
         InputError: they are not there any more, have changed, or stand on the Hub without a commit.
     """
+    _check_maker(stage, "negatives")
     given, recorded = stage.config["negatives"], stage.record["inputs"]["negatives"]
     name = revision = stated or (given if recorded.startswith(_LOCAL) else recorded)
     if Path(name).is_dir():
@@ -159,6 +161,12 @@ def negatives_facts(name: str, revision: str) -> dict[str, Any]:
     }
 
 
+def _check_maker(stage: Stage, *options: str) -> None:
+    """Refuse a folder of another kind: its stage had other options."""
+    if missing := [name for name in options if name not in stage.config]:
+        raise InputError(f"{stage.folder / CONFIG_FILE}: lacks {', '.join(missing)}; is the folder of another --kind?")
+
+
 def collection_of(stage: Stage) -> TrainingData:
     """The collection that a retriever learned from.
 
@@ -166,6 +174,7 @@ def collection_of(stage: Stage) -> TrainingData:
         InputError: it is not there any more.
     """
     config = stage.config
+    _check_maker(stage, "collection", "split", "revision", "use_titles", "collection_options")
     collection = load_collection(
         config["collection"], config["split"], config["revision"], config["use_titles"], **config["collection_options"]
     )

@@ -344,9 +344,18 @@ def train(
 
     Returns:
         The trainer's state, whose `log_history` holds the losses.
+
+    Raises:
+        InputError: the tuples do not fill one batch; nothing would be learnt.
     """
     from sentence_transformers import SparseEncoder
 
+    batch = settings.per_device_train_batch_size * _devices()
+    if len(tuples) < batch:
+        raise InputError(
+            f"{len(tuples)} tuples of all epochs do not fill one batch of {batch}; "
+            "lower per_device_train_batch_size, or take more queries"
+        )
     override_dropout(encoder, settings.dropout)
     if settings.bf16 and not torch.accelerator.is_available():
         use_matmul_attention(encoder[0].auto_model)

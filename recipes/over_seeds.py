@@ -38,10 +38,9 @@ def read(path: str) -> dict[str, Any]:
         report = read_json(path, "measures", "query_ids", "per_query")
         columns = [column for name in report["measures"] for column in report["per_query"][name].values()]
         if not columns or any(len(column) != len(report["query_ids"]) for column in columns):
-            raise InputError(f"{path}: has not one value per query, measure and system")
-    except (InputError, KeyError, TypeError, AttributeError) as error:
-        what = error if isinstance(error, InputError) else f"{path}: is not whole ({type(error).__name__}: {error})"
-        raise InputError(f"{what}; give report.json of score.py") from None
+            raise ValueError("not one value per query, measure and system")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: is no report of score.py: {str(error).removeprefix(f'{path}: ')}") from None
     return report
 
 

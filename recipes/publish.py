@@ -117,7 +117,7 @@ def check_loading(folder: Path) -> None:
     """
     from datasets import load_dataset
 
-    splits = read_manifest(folder)["splits"]
+    splits = read_manifest(folder, "splits")["splits"]
     for split, facts in splits.items():
         rows = load_dataset(str(folder), "candidates", split=split, streaming=True)
         if facts["queries"] and "positive_ids" not in next(iter(rows), {}):

@@ -98,7 +98,7 @@ def audit_folder(
     from .candidates import read_manifest, stream_rows
 
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, "splits", "corpus")
     total = manifest["splits"][split]["queries"]
     result = audit(stream_rows(folder, split), text, split, total, max_queries, seed, judged_by)
     (folder / "suspicious.md").write_text(suspicious_markdown(result), encoding="utf-8")

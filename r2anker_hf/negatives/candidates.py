@@ -356,13 +356,13 @@ def load_candidates(source: str | os.PathLike, split: str = "train", revision: s
     return _load_hub(str(source), split, resolved(str(source), revision, "dataset"))
 
 
-def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
-    """`manifest.json` of a folder of candidates.
+def read_manifest(folder: str | os.PathLike, *keys: str) -> dict[str, Any]:
+    """`manifest.json` of a folder of candidates, which has at least `use_titles` and these keys.
 
     Raises:
         InputError: there is none, or not a whole one.
     """
-    return read_json(Path(folder) / MANIFEST_FILE, "collection", "use_titles", "splits", "files")
+    return read_json(Path(folder) / MANIFEST_FILE, "use_titles", *keys)
 
 
 def split_files(folder: Path, split: str) -> list[Path]:

@@ -151,7 +151,7 @@ def negatives_facts(name: str, revision: str) -> dict[str, Any]:
         InputError: they cannot be read there.
     """
     folder = _facts_folder(name, revision)
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, "collection")
     audit = folder / AUDIT_FILE
     return {
         "name": f"candidates mined from {manifest['collection']['name']}" if revision.startswith(_LOCAL) else name,
@@ -230,7 +230,7 @@ def _facts_folder(name: str, revision: str) -> Path:
 
 
 def _files(name: str, revision: str) -> Mapping[str, Any]:
-    return read_manifest(_facts_folder(name, revision))["files"]
+    return read_manifest(_facts_folder(name, revision), "files")["files"]
 
 
 def _candidate_texts(source: str, split: str, revision: str | None) -> Iterator[str]:

@@ -293,7 +293,7 @@ def _stage_negatives(folder: Path, into: Path, repo_id: str, stated: Stated) -> 
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the folder that mine.py finished")
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, "collection", "corpus", "splits", "files", "licence")
     _check_pins(manifest, path)
     for name, facts in manifest["files"].items():
         if not (folder / name).is_file() or sha256_file(folder / name) != facts["sha256"]:

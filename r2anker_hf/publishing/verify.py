@@ -218,7 +218,7 @@ def _lines_apart(expected: str, path: Path) -> list[str]:
 
 def _negatives_counts(folder: Path) -> list[str]:
     """Rows, candidates and found positives of every split and retriever."""
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, "splits")
     failures = []
     for split, facts in manifest["splits"].items():
         rows, found = 0, {name: [0, 0] for name in facts["retrievers"]}
@@ -292,7 +292,7 @@ def _negatives_facts(stated: Mapping[str, Any]) -> list[str]:
 
 def _pins(folder: Path, kind: str) -> Iterator[tuple[str, str, str]]:
     if kind == "negatives":
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, "collection", "corpus")
         sources = [("dataset", manifest["collection"]), ("dataset", manifest["corpus"])]
     else:
         provenance = read_json(folder / PROVENANCE_FILE)

@@ -107,6 +107,24 @@ def test_a_flag_that_is_on_by_default_has_its_opposite():
     assert parse(*TYPED, "--no_use_titles").use_titles is parse(*TYPED, "--use_titles", "false").use_titles is False
 
 
+@dataclasses.dataclass
+class RenamedConfig:
+    first_stage: str = dataclasses.field(metadata={"help": "a run", "formerly": "run"})
+
+
+def test_an_option_s_former_name_still_works_and_tells_the_new_one(yaml_file, capsys):
+    path = yaml_file("run: a.trec\n")
+    for args, told in (
+        (["--run", "a.trec"], "--run: is called --first_stage now\n"),
+        (["--config", path], f"{path}, line 1: run: is called first_stage now\n"),
+        (["--first-stage", "a.trec"], ""),
+    ):
+        assert parse_config(RenamedConfig, args=args) == (RenamedConfig("a.trec"),)
+        assert capsys.readouterr().err == told
+    with pytest.raises(InputError, match="required: --first_stage"):
+        parse_config(RenamedConfig, args=[])
+
+
 def test_several_configs_share_file_and_command_line(yaml_file):
     path = yaml_file("runs: {bm25: A}\nseed: 1\n")
     mining, seed = parse_config(MiningConfig, SeedConfig, args=["--config", path, "--depth", "3"])
@@ -207,6 +225,7 @@ def test_help_shows_text_defaults_and_what_is_required(capsys, yaml_file):
     assert "--runs NAME=RUN [NAME=RUN ...] first stages (required)" in text
     assert "--depth DEPTH documents a query; 95 % lie above it (at least 1; default: 50)" in text
     assert "(default: MRR@10 nDCG@10)" in text
+    assert "R2ANKER_TRACEBACK=1 in the environment prints the full trace" in text
     assert "--retriever {bm25,dense}" in text and "--use-titles" not in text
 
 

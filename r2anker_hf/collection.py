@@ -18,6 +18,7 @@ from .files import read_lines, sha256_file
 from .names import checked_id
 from .pseudo_queries import is_pseudo, pseudo_queries
 from .records import Document, InputError, Qrel, Query
+from .revisions import reads_hub
 
 if TYPE_CHECKING:
     import datasets
@@ -185,9 +186,11 @@ def read_qrels(path: str | os.PathLike) -> dict[str, dict[str, int]]:
             )
         query_id, doc_id, grade = columns[0], columns[-2], columns[-1]
         try:
-            value = int(grade)
+            value = int(grade[:10])
         except ValueError:
-            raise InputError(f"{path}, line {number}: the grade {grade!r} is not an integer") from None
+            raise InputError(f"{path}, line {number}: the grade {grade[:80]!r} is not an integer") from None
+        if len(grade) > 9:
+            raise InputError(f"{path}, line {number}: the grade {grade[:80]!r} has more than 9 digits")
         if qrels.setdefault(query_id, {}).setdefault(doc_id, value) != value:
             raise InputError(f"{path}, line {number}: a second grade for query {query_id!r}, document {doc_id!r}")
     if not qrels:
@@ -241,12 +244,15 @@ def _load_apidocs(split: str, use_titles: bool, options: Mapping[str, Any]) -> C
         return _with_pseudo_queries("apidocs", revision, split, Corpus.from_documents(documents, use_titles))
     if split not in queries:
         raise InputError(f"apidocs: no split {split!r}; choices: {', '.join(queries)}")
+    if not queries[split]:
+        raise InputError(f"apidocs: split {split!r} has no queries; give collection_options another number of them")
     texts = [*("\t".join(document) for document in documents), *("\t".join(query) for query in queries[split])]
     corpus = Corpus.from_documents(documents, use_titles)
     grades = _by_query(qrels[split])
     return _collection("apidocs", _digest(texts), split, corpus, dict(queries[split]), grades, "apidocs")
 
 
+@reads_hub
 def _load_hub(repo: str, split: str, revision: str | None, use_titles: bool) -> Collection:
     from datasets import get_dataset_config_names
 
@@ -403,8 +409,11 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error.msg}): {line.strip()[:80]!r}") from None
+            if "\\u" in line:  # JSON may write half a character so, which no file can hold
+                json.dumps(record, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", None) or str(error)
+            raise InputError(f"{path}, line {number}: not JSON ({reason}): {line.strip()[:80]!r}") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}, line {number}: not a JSON object: {line.strip()[:80]!r}")
         yield number, record

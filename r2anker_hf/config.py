@@ -2,20 +2,22 @@
 
 A recipe ends with `run_recipe(main, MiningConfig)`. The fields of the dataclass are the options and the keys of the
 YAML file alike: `bool` becomes a flag, `list[...]` takes several values, `dict[str, ...]` takes NAME=VALUE pairs
-(in YAML a mapping), `Literal[...]` lists its choices, and `metadata={"help": ...}` is what `--help` shows.
+(in YAML a mapping), `Literal[...]` lists its choices. Of a field's metadata, `help` is what `--help` shows, and
+`formerly` a name that the option had before. Which numbers are allowed stands in `ranges`.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
-import errno
 import os
 import re
 import sys
 import types
-from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable, Sequence
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -23,11 +25,15 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 import yaml
 from transformers.hf_argparser import HfArgumentParser
 
+from .endings import SHOW_TRACE, end
+from .files import check_output
+from .ranges import Range, check, range_of
 from .records import InputError
 
 CONFIG_FILE = "config.yaml"
 _SECRETS = {"token", "hub_token", "push_to_hub_token"}
-_REFUSALS = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
+_EPILOG = f"""Exit codes: 0 done, 2 bad input, 130 Ctrl-C, 1 anything else; the error is one line.
+{SHOW_TRACE}=1 in the environment prints the full trace instead."""
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text (put it in quotes)"}
 
 
@@ -42,8 +48,8 @@ def parse_config(*configs: type, args: Sequence[str] | None = None, description:
         description: what `--help` prints above the options.
 
     Raises:
-        InputError: a file that cannot be read, an unknown key or option, a missing one, a value of a wrong type, or
-            one that the dataclass itself refuses with a ValueError.
+        InputError: a file that cannot be read, an unknown key or option, a missing one, a value of a wrong type or
+            out of range, an empty text, or whatever the dataclass itself refuses.
 
     >>> import dataclasses
     >>> Mining = dataclasses.make_dataclass("Mining", [("runs", dict[str, str]), ("depth", int, 200)])
@@ -55,33 +61,45 @@ def parse_config(*configs: type, args: Sequence[str] | None = None, description:
     path = _Parser([], add_help=False).parse_known_args(args)[0].config
     if path is not None:
         parser.use_file(path)
-    try:
+    with options_fit():
         *filled, _, rest = parser.parse_args_into_dataclasses(
             args, return_remaining_strings=True, look_for_args_file=False
         )
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from error
     if rest:
         raise InputError(f"unknown argument {rest[0]!r}{_closest(rest[0], parser.options())}; see --help")
     return tuple(filled)
 
 
-def run_recipe(main: Callable[..., Any], *configs: type, args: Sequence[str] | None = None) -> None:
-    """Call `main` with its parsed configs; bad input becomes one line on stderr and exit code 2.
+@contextmanager
+def options_fit() -> Iterator[None]:
+    """What a library's arguments, or a trainer that is made of them, refuse becomes an InputError of one line.
 
-    So does what the system refuses: a full disk, a folder that may not be written. Anything else is a fault of the
-    program and keeps its traceback. The docstring of the recipe stands at the head of its `--help`.
+    They have many ways to say no (ValueError, TypeError, ImportError ...), each with the option in its message.
     """
     try:
-        main(*parse_config(*configs, args=args, description=sys.modules[main.__module__].__doc__))
-    except InputError as error:
-        _exit(str(error))
-    except OSError as error:
-        if error.errno not in _REFUSALS:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(str(error) or type(error).__name__) from error
+
+
+def run_recipe(main: Callable[..., Any], *configs: type, args: Sequence[str] | None = None) -> None:
+    """Call `main` with its parsed configs; whatever goes wrong ends with one line on stderr (see `endings`).
+
+    The docstring of the recipe stands at the head of its `--help`. The output folder is looked at first.
+    """
+    output_dir = None
+    try:
+        parsed = parse_config(*configs, args=args, description=sys.modules[main.__module__].__doc__)
+        output_dir = next((part.output_dir for part in parsed if getattr(part, "output_dir", None)), None)
+        if output_dir is not None:
+            check_output(output_dir)
+        main(*parsed)
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get(SHOW_TRACE) == "1":
             raise
-        _exit(f"{error.filename or 'writing'}: {error.strerror}")
+        end(error, output_dir)
 
 
 def save_config(config: Any, folder: str | os.PathLike) -> Path:
@@ -109,7 +127,8 @@ class _Parser(HfArgumentParser):
     def __init__(self, configs: Iterable[type], **kwargs: Any):
         # An abbreviated option would change its meaning on the day that another one gets the same beginning.
         usage = "%(prog)s [--config FILE.yaml] [--option value ...]"
-        super().__init__(configs, usage=usage, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        texts = {"usage": usage, "epilog": _EPILOG}
+        super().__init__(configs, **texts, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
         self.add_argument("--config", metavar="FILE.yaml", help="values for these options; the command line wins")
         for action in self._actions:  # argparse shows no default of an option that has no help
             action.help = action.help or action.dest
@@ -117,19 +136,36 @@ class _Parser(HfArgumentParser):
     def use_file(self, path: str) -> None:
         """Take a file's values as defaults, so that an option which it gives is no longer required."""
         hints = {name: hint for config in self.dataclass_types for name, hint in get_type_hints(config).items()}
-        keys = [field.name for config in self.dataclass_types for field in dataclasses.fields(config) if field.init]
+        fields = {field.name: field for config in self.dataclass_types for field in dataclasses.fields(config)}
+        keys = [name for name, field in fields.items() if field.init]
+        formerly = {field.metadata["formerly"]: name for name, field in fields.items() if "formerly" in field.metadata}
         values = {}
         for key, (line, value) in _load_yaml(path).items():
+            if key in formerly and key not in keys:
+                _tell_new_name(f"{path}, line {line}: {key}", formerly[key])
+                key = formerly[key]
             if key not in keys:
                 known = ", ".join(sorted(keys))
                 raise InputError(f"{path}, line {line}: unknown key {key!r}{_closest(str(key), keys)}; known: {known}")
             try:
                 values[key] = _convert(value, hints[key])
+                _check_value(fields[key], values[key])
             except _WrongType as error:
                 raise InputError(f"{path}, line {line}: {key}: {error}") from None
+            except InputError as error:
+                raise InputError(f"{path}, line {line}: {error}") from None
         self.set_defaults(**values)
         for action in self._actions:
             action.required = action.required and action.dest not in values
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Namespace, list[str]]:
+        """As argparse, and every value is in the range of its option."""
+        found, rest = super().parse_known_args(args, namespace)
+        for config in self.dataclass_types:
+            for field in dataclasses.fields(config):
+                if field.init:
+                    _check_value(field, getattr(found, field.name))
+        return found, rest
 
     def options(self) -> list[str]:
         """Every option, in its first spelling."""
@@ -142,19 +178,25 @@ class _Parser(HfArgumentParser):
     @staticmethod
     def _parse_dataclass_field(parser: Any, field: dataclasses.Field) -> None:
         members = [member for member in _members(field.type) if get_origin(member) is dict]
+        allowed, field = range_of(field), _for_argparse(field)
         if not members:
             HfArgumentParser._parse_dataclass_field(parser, field)
+            action = parser._option_string_actions[f"--{field.name}"]
+            action.range = allowed
+            if allowed is not None and action.type in (int, float):
+                action.type = _number(action.type, allowed)
             return
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        parser.add_argument(
+        action = parser.add_argument(
             *dict.fromkeys([f"--{field.name}", f"--{field.name.replace('_', '-')}"]),
             action=_StoreMapping,
-            type=_pair_of(get_args(members[0])[1]),
+            type=_pair_of(get_args(members[0])[1], allowed),
             nargs="+",
             required=default is dataclasses.MISSING,
             default=None if default is dataclasses.MISSING else default,
             **{"metavar": "NAME=VALUE", **field.metadata},
         )
+        action.range = allowed
 
 
 class _StoreMapping(Action):
@@ -176,12 +218,57 @@ class _HelpFormatter(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter)
         return option if action.nargs == 0 else f"{option} {self._format_args(action, action.dest.upper())}"
 
     def _get_help_string(self, action):
-        text = action.help or ""
+        told = [str(action.range)] if getattr(action, "range", None) else []
         if action.required:
-            text += " (required)"
+            told.append("required")
         elif action.nargs != 0 and action.default not in (None, "", [], {}):
-            text += f" (default: {_as_typed(action.default)})"
+            told.append(f"default: {_as_typed(action.default)}")
+        text = f"{action.help or ''} ({'; '.join(told)})" if told else action.help or ""
         return text.strip().replace("%", "%%")
+
+
+def _for_argparse(field: dataclasses.Field) -> dataclasses.Field:
+    """A field without the metadata that argparse knows nothing of; an option's former name is one more spelling."""
+    plain = copy.copy(field)
+    others = {key: value for key, value in field.metadata.items() if key not in ("range", "formerly")}
+    former = field.metadata.get("formerly")
+    plain.metadata = {**others, "aliases": [f"--{former}"], "action": _StoreRenamed} if former else others
+    return plain
+
+
+class _StoreRenamed(Action):
+    """Keep the value; say so where the option came by its former name."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if option_string.lstrip("-").replace("-", "_") != self.dest:
+            _tell_new_name(option_string, self.option_strings[0])
+        setattr(namespace, self.dest, values)
+
+
+def _tell_new_name(former: str, name: str) -> None:
+    print(f"{former}: is called {name} now", file=sys.stderr)
+
+
+def _number(kind: type, allowed: Range) -> Callable[[str], Any]:
+    """`int` or `float` for argparse; what is no number is refused with the range, so that one line says it all."""
+
+    def number(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise ArgumentTypeError(f"invalid {kind.__name__} value: {text!r}, must be {allowed}") from None
+
+    return number
+
+
+def _check_value(field: dataclasses.Field, value: Any) -> None:
+    """Refuse a number out of range, and an empty text; what is left at its default may be empty."""
+    allowed = range_of(field)
+    if allowed is not None:
+        check(field.name, value, allowed)
+    texts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    if any(isinstance(text, str) and not text.strip() for text in texts) and value != field.default:
+        raise InputError(f"{field.name} is empty; give a value, or leave the option out")
 
 
 class _WrongType(Exception):
@@ -258,12 +345,14 @@ def _members(hint: Any) -> list[Any]:
     return list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
 
 
-def _pair_of(value_type: Any) -> Callable[[str], tuple[str, Any]]:
+def _pair_of(value_type: Any, allowed: Range | None) -> Callable[[str], tuple[str, Any]]:
+    convert = value_type if allowed is None else _number(value_type, allowed)
+
     def pair(text: str) -> tuple[str, Any]:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
-        return name, value_type(value)
+        return name, convert(value)
 
     return pair
 
@@ -325,8 +414,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _exit(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)

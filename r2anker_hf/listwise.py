@@ -33,6 +33,7 @@ from .negatives.sampling import (
 )
 from .padding_free import batches, forward, is_padding_free, moved, use_padding_free
 from .precision import choose_precision
+from .ranges import check_all
 from .records import InputError
 from .saving import save_files, save_ranker
 from .trainers import keep_busy, use_one_gpu
@@ -102,17 +103,10 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
     )
 
     def __post_init__(self):
+        check_all(self)
         self.sampling()  # refuses what does not fit the policy, before anything is loaded
         if self.objective not in OBJECTIVES:
             raise InputError(f"no objective {self.objective!r}; choices: {', '.join(OBJECTIVES)}")
-        if self.temperature <= 0:
-            raise InputError(f"temperature is {self.temperature}, but must be above 0")
-        if not 0 <= self.label_weight <= 1:
-            raise InputError(f"label_weight is {self.label_weight}, but must be from 0 to 1")
-        if self.num_negatives < 1:
-            raise InputError(f"num_negatives is {self.num_negatives}, but must be at least 1")
-        if self.memory_budget is not None and self.memory_budget <= 0:
-            raise InputError(f"memory_budget is {self.memory_budget} GiB, but must be above 0")
         chosen = choose_precision(self, self.mixed_precision)
         super().__post_init__()
         self.mixed_precision = chosen  # a launcher's configuration would otherwise win over `no`

@@ -37,6 +37,7 @@ from .listwise import EpochSampler
 from .models import StopDiverged, check_finite, check_source, load, loading
 from .padding_free import LAYERS, moved, packed, use_packed_attention
 from .precision import choose_precision
+from .ranges import NOT_NEGATIVE, check_all
 from .records import InputError
 from .tokens import Tokens
 from .trainers import keep_busy, use_one_gpu
@@ -55,7 +56,9 @@ class PretrainingConfig(TrainingArguments):
     per_device_train_batch_size: int = field(
         default=256, metadata={"help": "Passages a device and step; the paper has 2048 over eight devices."}
     )
-    num_train_epochs: float = field(default=20.0, metadata={"help": "Passes over the corpus (section C)."})
+    num_train_epochs: float = field(
+        default=20.0, metadata={"help": "Passes over the corpus (section C); 0: none.", "range": NOT_NEGATIVE}
+    )
     warmup_steps: float = field(
         default=0.05, metadata={"help": "Warm-up: a share of all steps below 1, else steps (SimLM: 4,000 of 80,000)."}
     )
@@ -88,11 +91,7 @@ class PretrainingConfig(TrainingArguments):
     )
 
     def __post_init__(self):
-        for name in ("encoder_mask", "decoder_mask"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be above 0 and at most 1")
-        if self.decoder_layers < 1:
-            raise InputError(f"decoder_layers is {self.decoder_layers}, but must be at least 1")
+        check_all(self)
         if self.bottleneck not in BOTTLENECKS:
             raise InputError(f"no bottleneck {self.bottleneck!r}; choices: {', '.join(BOTTLENECKS)}")
         chosen = choose_precision(self, self.mixed_precision)
@@ -415,8 +414,8 @@ def load_encoder(
         seed: of fresh weights.
 
     Raises:
-        InputError: no model there, or a broken one (see `models`), or no whole number of that name in its
-            configuration.
+        InputError: no model there, or a broken one (see `models`), no whole number of that name in its configuration,
+            or sizes that do not fit together.
     """
     set_seed(seed)
     if not fresh:
@@ -429,7 +428,10 @@ def load_encoder(
         if name not in sizes:
             raise InputError(f"fresh: {model} has no size {name!r}; choices: {', '.join(sorted(sizes))}")
         setattr(config, name, value)
-    return AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    try:
+        return AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    except (ValueError, ZeroDivisionError, RuntimeError) as error:  # such as heads that do not divide the hidden size
+        raise InputError(f"fresh: {str(error).strip().splitlines()[0]}") from error
 
 
 def save_encoder(

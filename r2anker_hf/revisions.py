@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 from .records import InputError
+
+Loaded = TypeVar("Loaded")
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 _PATIENCE_S = 10
 _FILES = {"model": "config.json", "dataset": "manifest.json"}  # what each has; downloaded to learn the commit
+
+
+def reads_hub(load: Callable[..., Loaded]) -> Callable[..., Loaded]:
+    """A loader whose first argument is a Hub repository, and whose every failure is one line with its name.
+
+    Raises:
+        InputError: no such repository or file, no access, no connection and not in the cache either, or other content
+            than the loader expects.
+    """
+
+    @wraps(load, assigned=())
+    def loaded(repo: str, *args: Any, **options: Any) -> Loaded:
+        try:
+            return load(repo, *args, **options)
+        except InputError:
+            raise
+        except Exception as error:  # of three libraries, each with errors of its own
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise InputError(f"{repo}: cannot be read from the Hub: {reason}") from error
+
+    return loaded
 
 
 def resolved(repo: str, revision: str | None, repo_type: str = "model") -> str | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .files import read_lines
+from .files import read_lines, unreadable
 from .records import InputError, ScoredDocument
 
 
@@ -170,10 +170,8 @@ class RunFile(Mapping[str, tuple[ScoredDocument, ...]]):
                     offset += len(line)
                     if current is not None:
                         self._ends[-1] = offset
-        except FileNotFoundError:
-            raise InputError(f"{self.path}: no such file") from None
-        except IsADirectoryError:
-            raise InputError(f"{self.path}: is a folder, but a file is needed") from None
+        except OSError as error:
+            raise unreadable(self.path, error) from None
 
     def _begin(self, raw: bytes, offset: int, number: int) -> None:
         try:
@@ -211,6 +209,39 @@ class RunFile(Mapping[str, tuple[ScoredDocument, ...]]):
                         f"{self.path}, line {number}: document {columns[2]!r} stands twice for query {columns[0]!r}"
                     )
                 seen.add(columns[2])
+
+
+def check_run(
+    run: Mapping[str, Any],
+    queries: Collection[str],
+    where: object,
+    split: str,
+    corpus: Container[str] | None = None,
+    depth: int | None = None,
+) -> None:
+    """Refuse a run that ranks none of a split's queries: it is empty, or of another split.
+
+    Args:
+        run: ranked lists.
+        queries: query ids of the split.
+        where: what the message calls the run.
+        split: its name.
+        corpus: where it is given, the documents down to `depth` must be in it.
+        depth: all of them where None.
+
+    Raises:
+        InputError: so it is.
+    """
+    if not any(query_id in run for query_id in queries):
+        first = f", first {next(iter(run))!r}" if run else ""
+        raise InputError(
+            f"{where}: ranks {len(run)} queries{first}, but none of the {len(queries)} of split {split!r}; "
+            "are both of one collection and split?"
+        )
+    for query_id in (query_id for query_id in queries if corpus is not None and query_id in run):
+        for document in run[query_id][:depth]:
+            if document.doc_id not in corpus:
+                raise InputError(f"{where}, query {query_id!r}: document {document.doc_id!r} is not in the corpus")
 
 
 def _columns(line: str, path: str | os.PathLike, number: int) -> list[str]:

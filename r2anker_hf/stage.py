@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import CONFIG_FILE, save_config
-from .files import sha256_file
+from .files import check_output, sha256_file
 from .processes import processes
 from .records import InputError
 from .revisions import commit_of
@@ -53,6 +53,7 @@ def run_stage(
     """
     state = processes()
     final = Path(output_dir)
+    check_output(final, [value for value in inputs.values() if isinstance(value, Path)])
     partial = final.with_name(f".{final.name}.partial")
     digests = {name: digest_of(value) for name, value in inputs.items()}
     if final.exists():

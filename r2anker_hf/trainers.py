@@ -6,6 +6,23 @@ from transformers import TrainingArguments
 
 from .records import InputError
 
+NOT_HEEDED = {
+    "resume_from_checkpoint": "the same command goes on from its own last checkpoint; leave the option out",
+    "push_to_hub": "publish.py checks what is published; leave the option out",
+}
+"""Options of transformers that a recipe would pass over, and what to do instead."""
+
+
+def refuse_unheeded(args: TrainingArguments) -> None:
+    """Refuse what a training would not heed.
+
+    Raises:
+        InputError: an option of `NOT_HEEDED` is given.
+    """
+    for name, instead in NOT_HEEDED.items():
+        if getattr(args, name):
+            raise InputError(f"{name} is not for this training: {instead}")
+
 
 def use_one_gpu(args: TrainingArguments) -> None:
     """Leave GPUs that no launcher gave a process for, and say so.

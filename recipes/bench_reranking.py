@@ -1,6 +1,6 @@
 """Bench: reranking the same run by this package and by sentence-transformers' `CrossEncoder.predict`.
 
-    python recipes/bench_reranking.py --model M --collection msmarco-dl19-pool --run msmarco-dl19-pool/runs/BM25.trec
+    python recipes/bench_reranking.py --model M --collection msmarco-dl19-pool --first_stage BM25.trec
 
 M is any encoder (its head is fresh: time does not depend on what it learned). Both sides begin with texts; ours
 tokenises all of them within the time measured. `CrossEncoder.predict` runs at the fastest of `batch_sizes`, chosen in
@@ -29,7 +29,7 @@ from r2anker_hf.run import Run
 class BenchConfig:
     model: str = field(metadata={"help": "Encoder: a folder or Hub id."})
     collection: str = field(metadata={"help": "BEIR folder or Hub repository."})
-    run: str = field(metadata={"help": "First stage over its test split: path/run.trec."})
+    first_stage: str = field(metadata={"help": "What is reranked: run.trec of its test split.", "formerly": "run"})
     depth: int = field(default=100, metadata={"help": "Documents reranked a query."})
     queries: int = field(default=43, metadata={"help": "Queries of the run that are reranked."})
     batch_sizes: list[int] = field(
@@ -42,7 +42,7 @@ class BenchConfig:
 
 def main(config: BenchConfig) -> None:
     collection = load_collection(config.collection, "test")
-    whole = Run.read_trec(config.run)
+    whole = Run.read_trec(config.first_stage)
     run = Run({query_id: whole[query_id][: config.depth] for query_id in list(whole)[: config.queries]}, whole.name)
     keys = [(query_id, document.doc_id) for query_id in run for document in run[query_id]]
     pairs = [(collection.queries[query_id], collection.corpus.text(doc_id)) for query_id, doc_id in keys]

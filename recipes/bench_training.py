@@ -30,6 +30,7 @@ from r2anker_hf.collator import GroupedListwiseCollator
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
+from r2anker_hf.ranges import COUNT
 from r2anker_hf.rankers import CrossEncoderRanker
 
 
@@ -39,7 +40,7 @@ class BenchConfig:
     collection: str = field(metadata={"help": "BEIR folder or Hub repository, with a train split."})
     base_size: bool = field(default=False, metadata={"help": "A fresh model of BERT-base's size with M's tokenizer."})
     queries: int = field(default=8, metadata={"help": "Groups an optimiser step."})
-    negatives: int = field(default=15, metadata={"help": "Negatives a group."})
+    negatives: int = field(default=15, metadata={"help": "Negatives a group.", "range": COUNT})
     max_length: int = field(default=128, metadata={"help": "Tokens of a pair."})
     batch_sizes: list[int] = field(
         default_factory=lambda: [1, 2, 4, 8], metadata={"help": "Tried for the other side."}

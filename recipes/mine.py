@@ -26,7 +26,7 @@ from r2anker_hf.names import checked_name
 from r2anker_hf.negatives.audit import audit_with_card
 from r2anker_hf.negatives.candidates import Mining, run_facts, write_corpus, write_manifest, write_shards
 from r2anker_hf.records import InputError
-from r2anker_hf.run import RunFile
+from r2anker_hf.run import RunFile, check_run
 from r2anker_hf.stage import run_stage
 
 
@@ -123,8 +123,11 @@ def minings_of(config: MiningConfig, collections: list[Collection], described: b
     Only who writes the manifest needs the runs described, which reads them once more.
     """
 
-    def opened(runs: dict[str, str]) -> dict[str, RunFile]:
-        return {name: RunFile(path, name) for name, path in runs.items()}
+    def opened(runs: dict[str, str], collection: Collection = collections[0]) -> dict[str, RunFile]:
+        files = {name: RunFile(path, name) for name, path in runs.items()}
+        for name, file in files.items():
+            check_run(file, collection.queries, runs[name], collection.split)
+        return files
 
     extras: dict[str, Any] = {
         "constraints": opened(config.constraints),
@@ -138,7 +141,9 @@ def minings_of(config: MiningConfig, collections: list[Collection], described: b
     if config.dev_runs:
         extras |= {kind: {name: {} for name in extras[kind]} for kind in ("constraints", "rankings")}
         facts = facts_of({"retrievers": config.dev_runs}) if described else {}
-        made.append(Mining(collections[1], opened(config.dev_runs), config.depth, **extras, facts=facts))
+        made.append(
+            Mining(collections[1], opened(config.dev_runs, collections[1]), config.depth, **extras, facts=facts)
+        )
     return made
 
 

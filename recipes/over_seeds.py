@@ -8,14 +8,13 @@ query's mean over the seeds, with the tests of a report.
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from r2anker_hf.config import run_recipe
 from r2anker_hf.evaluation import compare
+from r2anker_hf.files import read_json
 from r2anker_hf.records import InputError
 
 
@@ -36,9 +35,13 @@ def main(config: SeedsConfig) -> None:
 def read(path: str) -> dict[str, Any]:
     """A report, or one line that says what is wrong with the file."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is no report of score.py: {error}") from None
+        report = read_json(path, "measures", "query_ids", "per_query")
+        columns = [column for name in report["measures"] for column in report["per_query"][name].values()]
+        if not columns or any(len(column) != len(report["query_ids"]) for column in columns):
+            raise ValueError("not one value per query, measure and system")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: is no report of score.py: {str(error).removeprefix(f'{path}: ')}") from None
+    return report
 
 
 def _compared(report: dict[str, Any]) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from r2anker_hf import models
 from r2anker_hf.collection import Collection, load_collection
-from r2anker_hf.config import run_recipe
+from r2anker_hf.config import options_fit, run_recipe
 from r2anker_hf.pretraining import (
     POOLINGS,
     BottleneckModel,
@@ -38,6 +38,7 @@ from r2anker_hf.pretraining import (
 from r2anker_hf.records import InputError
 from r2anker_hf.stage import pinned, run_stage
 from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens, learn_vocabulary
+from r2anker_hf.trainers import refuse_unheeded
 
 
 @dataclass
@@ -72,6 +73,7 @@ class EncoderConfig:
 
 
 def main(config: EncoderConfig, training: PretrainingConfig) -> None:
+    refuse_unheeded(training)
     collection = load_collection(
         config.collection, config.split, config.revision, config.use_titles, **config.collection_options
     )
@@ -91,8 +93,9 @@ def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Col
     model = BottleneckModel(encoder, tokenizer.mask_token_id, training.bottleneck, training.decoder_layers)
     training.output_dir = str(folder / "checkpoints")
     tokens = tokenised(config, collection, tokenizer, folder / "tokens")
-    passages = Passages(tokens, training, tokenizer)
-    trainer = PretrainingTrainer(model, training, passages, PassageCollator(tokenizer), processing_class=tokenizer)
+    passages, collator = Passages(tokens, training, tokenizer), PassageCollator(tokenizer)
+    with options_fit():
+        trainer = PretrainingTrainer(model, training, passages, collator, processing_class=tokenizer)
     (folder / "checkpoints").mkdir(exist_ok=True)
     if training.num_train_epochs or training.max_steps > 0:
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")))

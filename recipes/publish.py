@@ -12,13 +12,14 @@ HF_TOKEN, or `hf auth login`, says who publishes. --hub_collection "title" links
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from r2anker_hf.config import run_recipe, save_config
+from r2anker_hf.files import check_output
+from r2anker_hf.negatives.candidates import read_manifest
 from r2anker_hf.publishing.hub import Limits, PublishingError, Receipt, link, publish, version_tag
 from r2anker_hf.publishing.staging import Staged, Stated, stage
 from r2anker_hf.publishing.verify import check_folder
@@ -48,6 +49,7 @@ class PublishingConfig:
 
 def main(config: PublishingConfig, stated: Stated) -> None:
     output = Path(config.output_dir)
+    check_output(output, [config.folder, *([config.report] if config.report else [])])
     output.mkdir(parents=True, exist_ok=True)
     save_config((config, stated), output)
     into = output / "staged"
@@ -115,7 +117,7 @@ def check_loading(folder: Path) -> None:
     """
     from datasets import load_dataset
 
-    splits = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["splits"]
+    splits = read_manifest(folder, "splits")["splits"]
     for split, facts in splits.items():
         rows = load_dataset(str(folder), "candidates", split=split, streaming=True)
         if facts["queries"] and "positive_ids" not in next(iter(rows), {}):

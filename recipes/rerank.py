@@ -1,7 +1,7 @@
 """Rerank: a ranker orders a first stage's documents anew. Writes run.trec.
 
-    accelerate launch recipes/rerank.py --ranker FOLDER_OR_REPO --collection C --split test --run X.trec --depth 1000 \
-        --output_dir D
+    accelerate launch recipes/rerank.py --ranker FOLDER_OR_REPO --collection C --split test --first_stage X.trec \
+        --depth 1000 --output_dir D
 
 With MiniLM at 128 tokens some 100 pairs a second in float32 and 200 in bfloat16 on two CPU cores; several processes
 share the pairs. A killed reranking goes on where it was when the same command is given again; where memory ran out,
@@ -20,7 +20,7 @@ from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.precision import scoring_dtype
 from r2anker_hf.rankers import CrossEncoderRanker
-from r2anker_hf.run import Run
+from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import pinned, run_stage
 
 
@@ -28,7 +28,7 @@ from r2anker_hf.stage import pinned, run_stage
 class RerankingConfig:
     ranker: str = field(metadata={"help": "Folder that train_ranker.py wrote, or a Hub repository."})
     collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
-    run: str = field(metadata={"help": "First stage over this split: path/run.trec."})
+    first_stage: str = field(metadata={"help": "What is reranked, over this split: path/run.trec.", "formerly": "run"})
     output_dir: str = field(metadata={"help": "New folder for run.trec."})
     split: str = field(default="test", metadata={"help": "train, dev or test, as the collection names them."})
     ranker_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub ranker."})
@@ -58,7 +58,7 @@ def main(config: RerankingConfig) -> None:
     inputs: dict[str, str | Path] = {
         "ranker": pinned(config, "ranker"),
         "collection": f"{collection.name}@{collection.revision}",
-        "run": Path(config.run),
+        "run": Path(config.first_stage),
     }
     run_stage(config, config.output_dir, inputs, partial(rerank, config, collection), free=("batch_size",))
 
@@ -68,7 +68,9 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
     import torch
     from accelerate import PartialState
 
-    state = PartialState()
+    state, first_stage = PartialState(), Run.read_trec(config.first_stage)
+    place = config.first_stage, config.split
+    check_run(first_stage, collection.queries, *place, collection.corpus, config.depth)
     ranker = CrossEncoderRanker.from_pretrained(
         config.ranker,
         config.ranker_revision,
@@ -77,7 +79,7 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
         device=state.device,
     )
     work = folder / "work"
-    run = ranker.rerank(Run.read_trec(config.run), collection, config.depth, progress=True, folder=work)
+    run = ranker.rerank(first_stage, collection, config.depth, progress=True, folder=work)
     if state.is_main_process:
         run.write_trec(folder / "run.trec")
         shutil.rmtree(work)

@@ -32,7 +32,7 @@ train() {
 
 # rerank COLLECTION RANKER_OF NAME RUN DEPTH
 rerank() {
-  python recipes/rerank.py --ranker "$OUT/$2" --collection "$DATA/$1" --split test --run "$4" --depth "$5" \
+  python recipes/rerank.py --ranker "$OUT/$2" --collection "$DATA/$1" --split test --first_stage "$4" --depth "$5" \
     --dtype bfloat16 --output_dir "$OUT/$1/test/$3"
 }
 

@@ -20,6 +20,7 @@ from accelerate import PartialState
 
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
+from r2anker_hf.files import check_output
 from r2anker_hf.records import InputError
 from r2anker_hf.retrievers.base import IndexableCorpus, Retriever
 from r2anker_hf.retrievers.parts import QUERIES_A_PART, search_in_parts
@@ -50,7 +51,9 @@ class RetrievalConfig:
     )
     model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
     batch_size: int = field(default=64, metadata={"help": "Dense, SPLADE: texts encoded at once."})
-    dtype: str | None = field(default=None, metadata={"help": "Dense, SPLADE: bfloat16 is faster; default float32."})
+    dtype: Literal["float32", "bfloat16", "float16"] | None = field(
+        default=None, metadata={"help": "Dense, SPLADE: bfloat16 is faster; default float32."}
+    )
     queries_a_part: int = field(
         default=QUERIES_A_PART, metadata={"help": "Queries searched together; a finished part survives a kill."}
     )
@@ -61,6 +64,12 @@ class RetrievalConfig:
     dry_run: bool = field(
         default=False, metadata={"help": "Say what would be read, computed and stored, after a short trial."}
     )
+
+    def __post_init__(self):
+        if self.search != "flat" and self.retriever != "dense":
+            raise InputError(f"search is {self.search!r}, which is for dense retrieval; {self.retriever} is exact")
+        if self.index:
+            check_output(self.index, option="index")
 
 
 def main(config: RetrievalConfig) -> None:

@@ -86,7 +86,7 @@ for split in $SPLITS; do
   for first in bm25 dense; do
     printf '\n== rerank: what %s found for the %s queries\n' "$first" "$split"
     # shellcheck disable=SC2086
-    run rerank rerank --ranker "$OUT/ranker" --split "$split" --run "$runs/$first/run.trec" ${RERANKING:-} \
+    run rerank rerank --ranker "$OUT/ranker" --split "$split" --first_stage "$runs/$first/run.trec" ${RERANKING:-} \
       --output_dir "$runs/ranker_over_$first"
   done
 

@@ -18,7 +18,7 @@ from r2anker_hf.config import run_recipe
 from r2anker_hf.evaluation import CollectionFacts, EvaluationReport, Settings, evaluate
 from r2anker_hf.records import InputError
 from r2anker_hf.report import Texts, text_table, write_report
-from r2anker_hf.run import Run
+from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import run_stage
 
 
@@ -85,9 +85,13 @@ def make_report(config: ScoringConfig, collection: Collection | None) -> Evaluat
             len(collection.corpus),
             collection.corpus.use_titles,
         )
+    qrels = read_qrels(config.qrels) if config.qrels else collection.qrels
+    runs = [Run.read_trec(path, name) for name, path in config.runs.items()]
+    for run in runs:
+        check_run(run, qrels, config.runs[run.name], config.split)
     return evaluate(
-        read_qrels(config.qrels) if config.qrels else collection.qrels,
-        [Run.read_trec(path, name) for name, path in config.runs.items()],
+        qrels,
+        runs,
         config.measures,
         collection=facts,
         settings=Settings(config.test, config.resamples, config.seed),

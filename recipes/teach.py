@@ -22,7 +22,6 @@ from r2anker_hf.negatives.audit import audit_with_card
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.teacher import TeacherScores, pooled, write_taught
 from r2anker_hf.rankers import CrossEncoderRanker
-from r2anker_hf.records import InputError
 from r2anker_hf.stage import pinned, recorded_inputs, run_stage
 
 
@@ -50,8 +49,6 @@ class TeachingConfig:
 
     def __post_init__(self):
         checked_name(self.name, "name")
-        if self.depth < 1:
-            raise InputError(f"depth is {self.depth}, but must be at least 1")
 
 
 def main(config: TeachingConfig) -> None:

@@ -26,18 +26,19 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
 from r2anker_hf.collection import Collection, load_collection
-from r2anker_hf.config import run_recipe
+from r2anker_hf.config import options_fit, run_recipe
 from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
 from r2anker_hf.lora import merged, with_lora
-from r2anker_hf.measures import evaluate_run, means
+from r2anker_hf.measures import evaluate_run, means, parse_measure
 from r2anker_hf.mixture import Mixture, epoch_counts
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.negatives.holdout import hold_out
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.records import InputError
-from r2anker_hf.run import Run
+from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import pinned, run_stage
 from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens
+from r2anker_hf.trainers import refuse_unheeded
 
 NO_REVISION = "-"  # of a local folder, among the revisions of several sets of candidates
 T = TypeVar("T")
@@ -91,11 +92,15 @@ class RankerConfig:
     dev_measure: str = field(default="MRR@10", metadata={"help": "Measure that chooses the checkpoint."})
 
     def __post_init__(self):
+        parse_measure(self.dev_measure)
         if self.held_out is not None and self.dev_run:
             raise InputError(f"held_out is {self.held_out} and dev_run is {self.dev_run}, but one of them chooses")
+        if self.dev_run and not self.collection:
+            raise InputError("dev_run needs collection: its dev split has the judgements that choose the checkpoint")
 
 
 def main(config: RankerConfig, training: ListwiseConfig) -> None:
+    refuse_unheeded(training)
     inputs: dict[str, str | Path] = {**pinned_negatives(config), "model": pinned(config, "model")}
     if config.dev_run:
         inputs["dev run"] = Path(config.dev_run)
@@ -195,14 +200,10 @@ def make_trainer(
         documents, queries = tokenised(one, ranker.encoder, folder / "tokens" / str(number))
         parts.append(TrainingGroups(one.rows, documents.__getitem__, training, queries.__getitem__))
     counts = epoch_counts([len(part) for part in parts], config.mixture_weights, config.mixture_temperature)
-    return ListwiseTrainer(
-        ranker.model,
-        training,
-        Mixture(parts, counts) if len(parts) > 1 else parts[0],
-        GroupedListwiseCollator(ranker.encoder),
-        measure,
-        processing_class=ranker.tokenizer,
-    )
+    groups = Mixture(parts, counts) if len(parts) > 1 else parts[0]
+    collator = GroupedListwiseCollator(ranker.encoder)
+    with options_fit():
+        return ListwiseTrainer(ranker.model, training, groups, collator, measure, processing_class=ranker.tokenizer)
 
 
 def tokenised(candidates: Candidates, encoder: PairEncoder, folder: Path) -> tuple[Tokens, Tokens]:
@@ -222,7 +223,10 @@ def dev_of(config: RankerConfig) -> tuple[Collection, Run] | None:
     collection = load_collection(
         config.collection, config.dev_split, config.revision, config.use_titles, **config.collection_options
     )
-    return collection, Run.read_trec(config.dev_run)
+    run = Run.read_trec(config.dev_run)
+    place = config.dev_run, config.dev_split
+    check_run(run, collection.queries, *place, collection.corpus, config.dev_depth)
+    return collection, run
 
 
 def dev_measure(config: RankerConfig, ranker: CrossEncoderRanker, collection: Collection, run: Run) -> Callable:

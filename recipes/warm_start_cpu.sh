@@ -49,7 +49,7 @@ done
 # rerank NAME RANKER
 rerank() {
   python recipes/rerank.py --config recipes/nano/rerank.yaml --ranker "$2" --split "$SPLIT" --depth 30 \
-    --run "$NANO/runs/$SPLIT/bm25/run.trec" --output_dir "$OUT/$SPLIT/$1"
+    --first_stage "$NANO/runs/$SPLIT/bm25/run.trec" --output_dir "$OUT/$SPLIT/$1"
 }
 for seed in $SEEDS; do
   for labels in $LABELS; do

@@ -62,7 +62,7 @@ def finish(folder, model):
     options |= {"use_cpu": "true", "mixed_precision": "no", "report_to": "none", "output_dir": folder / "ranker"}
     run("train_ranker", "RankerConfig ListwiseConfig", **options, per_device_train_batch_size=4, max_length=64)
     first = folder / "test" / "bm25" / "run.trec"
-    options = {"collection": collection, "run": first, "depth": 10, "output_dir": folder / "test" / "ranker"}
+    options = {"collection": collection, "first_stage": first, "depth": 10, "output_dir": folder / "test" / "ranker"}
     run("rerank", "RerankingConfig", ranker=folder / "ranker", **options)
     runs = [f"{name}={folder / 'test' / name / 'run.trec'}" for name in ("bm25", "dense", "ranker")]
     options = {"measures": ["MRR@10", "nDCG@10"], "first_stages": "ranker=bm25", "output_dir": folder / "report"}

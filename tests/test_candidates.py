@@ -215,7 +215,7 @@ def beir(tmp_path_factory):
 
 
 def mining_recipe(beir, out, processes):
-    """The recipe as a command; torchrun takes --run options for its own, so that all of them stand in a file."""
+    """The recipe as a command, with its options in a file."""
     runs = {name: str(beir / f"{name}.trec") for name in ("bm25", "dense")}
     settings = {"collection": str(beir), "runs": runs, "output_dir": str(out), "audit_queries": 300}
     path = out.with_suffix(".yaml")

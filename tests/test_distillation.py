@@ -168,7 +168,7 @@ def test_what_the_teacher_did_not_score_is_named(tmp_path):
 def test_bad_settings_are_named():
     for options, message in [
         ({"objective": "kd"}, "no objective 'kd'; choices: kl, margin_mse, contrastive"),
-        ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0, but must be above 0"),
+        ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0, but must be at least 1e-06"),
         ({"contrastive_weight": -1.0}, "contrastive_weight is -1.0, but must be at least 0"),
         ({"num_negatives": 0}, "num_negatives is 0"),
         ({"policy": "best"}, "no sampling policy 'best'"),

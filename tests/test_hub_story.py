@@ -85,14 +85,14 @@ def story(tiny_model, tmp_path_factory):
             f"--output_dir {out}/published/negatives",
             "train_ranker --negatives me/negatives --negatives_revision {negatives} --model them/tiny "
             f"--model_revision {base} {TRAINING} --output_dir {out}/ranker",
-            f"rerank --ranker {out}/ranker {SIZES} --split test --run {out}/test/run.trec --depth 10 "
+            f"rerank --ranker {out}/ranker {SIZES} --split test --first_stage {out}/test/run.trec --depth 10 "
             f"--output_dir {out}/reranked",
             f"score {SIZES} --split test --runs bm25={out}/test/run.trec ranker={out}/reranked/run.trec "
             f"--first_stages ranker=bm25 --measures MRR@10 nDCG@10 --output_dir {out}/report",
             f"publish --kind ranker --folder {out}/ranker --report {out}/report --repo_id me/ranker {publish} "
             f"--output_dir {out}/published/ranker",
-            f"rerank --ranker me/ranker --ranker_revision {{ranker}} {SIZES} --split test --run {out}/test/run.trec "
-            f"--depth 10 --output_dir {out}/reranked_from_hub",
+            f"rerank --ranker me/ranker --ranker_revision {{ranker}} {SIZES} --split test "
+            f"--first_stage {out}/test/run.trec --depth 10 --output_dir {out}/reranked_from_hub",
             "verify --repo_id me/ranker --revision {ranker}",
             "verify --repo_id me/negatives --revision {negatives}",
         ]

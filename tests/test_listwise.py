@@ -236,5 +236,5 @@ def test_labels_and_teacher_share_the_loss(tiny_model, tmp_path, weight):
 
 def test_a_label_weight_is_a_share():
     for weight in (-0.1, 1.1, float("nan")):
-        with pytest.raises(InputError, match="label_weight is .*, but must be from 0 to 1"):
+        with pytest.raises(InputError, match="label_weight is .*, but must be at least 0 and at most 1"):
             ListwiseConfig(output_dir="unused", label_weight=weight)

@@ -139,10 +139,10 @@ def test_a_second_run_does_nothing_twice(story):
 def test_two_processes_rerank_like_one(story, tmp_path):
     out, _, _ = story
     first = out / "runs/test/bm25/run.trec"
-    settings = {"ranker": out / "ranker", "collection": "apidocs", "split": "test", "run": first, "depth": 20}
+    settings = {"ranker": out / "ranker", "collection": "apidocs", "split": "test", "first_stage": first, "depth": 20}
     settings |= {"output_dir": tmp_path / "two", "collection_options": {"passages": 150, "test": 20, "dev": 15}}
     plain = {key: value if isinstance(value, str | int | dict) else str(value) for key, value in settings.items()}
-    (tmp_path / "rerank.yaml").write_text(yaml.safe_dump(plain))  # torchrun takes `--run` for an option of its own
+    (tmp_path / "rerank.yaml").write_text(yaml.safe_dump(plain))
     done = launch([sys.executable, *LAUNCH.split(), "recipes/rerank.py", "--config", str(tmp_path / "rerank.yaml")])
     assert done.returncode == 0, done.stderr[-3000:]
     two = Run.read_trec(tmp_path / "two" / "run.trec")
@@ -380,7 +380,7 @@ def test_every_yaml_parses(path):
         assert load_config_from_file(str(path)).num_processes >= 1
         return
     stage = STAGE_OF.get(path.stem, path.stem)
-    required = {"output_dir": "x", "negatives": "x", "ranker": "x", "run": "x", "runs": "bm25=x", "model": "x"}
+    required = {"output_dir": "x", "negatives": "x", "ranker": "x", "first_stage": "x", "runs": "bm25=x", "model": "x"}
     required |= {"folder": "x", "repo_id": "me/x"}
     if stage in ("train_ranker", "pretrain"):
         required |= {"use_cpu": "true", "mixed_precision": "no"}  # no GPU is needed to parse
@@ -476,7 +476,10 @@ def test_help_says_what_the_recipe_does(stage):
         ("retrieve.py --collection apidocs --preset anserini --output_dir OUT", "msmarco-tuned"),
         ("mine.py --collection apidocs --runs bm25=gone.trec --output_dir OUT", "gone.trec: no such file"),
         ("train_ranker.py --negatives /nowhere/at/all --model x --use_cpu true --output_dir OUT", "no such folder"),
-        ("rerank.py --ranker /nowhere/at/all --collection apidocs --run gone.trec --output_dir OUT", "gone.trec"),
+        (
+            "rerank.py --ranker /nowhere/at/all --collection apidocs --first_stage gone.trec --output_dir OUT",
+            "gone.trec",
+        ),
         ("teach.py --negatives /nowhere/at/all --ranker x --output_dir OUT", "no such folder"),
         ("distil.py --negatives x --model y --objective kd --output_dir OUT", "margin_mse"),
         ("pretrain.py --collection apidocs --model /nowhere/at/all --output_dir OUT", "nowhere"),

@@ -128,7 +128,7 @@ def test_bad_settings_are_named():
     for options, message in [
         ({"num_train_epochs": 0}, "num_train_epochs is 0"),
         ({"num_negatives": -1}, "num_negatives is -1, but must be at least 0"),
-        ({"temperature": 0.0}, "temperature is 0.0, but must be above 0"),
+        ({"temperature": 0.0}, "temperature is 0.0, but must be at least 1e-06"),
     ]:
         with pytest.raises(InputError, match=message):
             RetrieverTraining(**options)

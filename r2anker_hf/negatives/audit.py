@@ -95,10 +95,10 @@ def audit_folder(
     Where the dataset refers to another repository's corpus, `audit.json` has ids alone; `suspicious.md`, which is for
     reading here and stands in no manifest, has the texts in any case.
     """
-    from .candidates import MANIFEST_FILE, stream_rows
+    from .candidates import read_manifest, stream_rows
 
     folder = Path(folder)
-    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = read_manifest(folder, "splits", "corpus")
     total = manifest["splits"][split]["queries"]
     result = audit(stream_rows(folder, split), text, split, total, max_queries, seed, judged_by)
     (folder / "suspicious.md").write_text(suspicious_markdown(result), encoding="utf-8")

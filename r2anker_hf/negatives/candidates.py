@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..collection import Collection, Corpus
-from ..files import sha256_file
+from ..files import read_json, read_yaml, sha256_file
 from ..names import checked_id, checked_ids, checked_name
 from ..records import Document, InputError, ScoredDocument
-from ..revisions import resolved
+from ..revisions import reads_hub, resolved
 from .card import write_card
 
 ROWS_A_BATCH = 100  # rows held as Python objects while writing or streaming: some 10 MB at 3 x 200 candidates
@@ -38,7 +38,8 @@ _NOT_SETTINGS = {
     "revision",
     "split",
     "model_revision",
-    "run",
+    "first_stage",
+    "run",  # what first_stage was called before
     "dry_run",
     "queries_a_part",
     "shard_size",
@@ -312,8 +313,6 @@ def run_facts(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         InputError: no such file.
     """
-    import yaml
-
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -321,8 +320,7 @@ def run_facts(path: str | os.PathLike) -> dict[str, Any]:
     config, provenance = path.parent / "config.yaml", path.parent / "provenance.json"
     if not (config.is_file() and provenance.is_file()):
         return facts
-    settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-    origin = json.loads(provenance.read_text(encoding="utf-8"))
+    settings, origin = read_yaml(config), read_json(provenance)
     left_out = {*_NOT_SETTINGS, *_OF_OTHER_RETRIEVERS.get(settings.get("retriever"), ())}
     facts["settings"] = {
         key: public_name(value)
@@ -355,13 +353,23 @@ def load_candidates(source: str | os.PathLike, split: str = "train", revision: s
     folder = Path(source)
     if folder.is_dir():
         files = split_files(folder, split)
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = read_manifest(folder)
         own = sorted((folder / "corpus").glob("*.parquet"))
-        table = _mapped(own) if own else _referenced_corpus(manifest, folder)
-        return Candidates(_mapped(files), Corpus(table, manifest["use_titles"]), manifest)
+        table = _mapped(own, Document._fields) if own else _referenced_corpus(manifest, folder)
+        rows = _mapped(files, ("query_id", "query", "positive_ids", "candidates"))
+        return Candidates(rows, Corpus(table, manifest["use_titles"]), manifest)
     if folder.is_absolute() or str(source).count("/") != 1:
         raise InputError(f"{source}: no such folder (give one that mine.py wrote, or a Hub repository 'owner/name')")
     return _load_hub(str(source), split, resolved(str(source), revision, "dataset"))
+
+
+def read_manifest(folder: str | os.PathLike, *keys: str) -> dict[str, Any]:
+    """`manifest.json` of a folder of candidates, which has at least `use_titles` and these keys.
+
+    Raises:
+        InputError: there is none, or not a whole one.
+    """
+    return read_json(Path(folder) / MANIFEST_FILE, "use_titles", *keys)
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
@@ -372,7 +380,8 @@ def split_files(folder: Path, split: str) -> list[Path]:
     """
     found: dict[str, list[Path]] = {}
     for path in sorted((folder / "candidates").glob("*.parquet")):
-        found.setdefault(_SHARD.fullmatch(path.stem)["split"], []).append(path)
+        if shard := _SHARD.fullmatch(path.stem):
+            found.setdefault(shard["split"], []).append(path)
     if split not in found:
         raise InputError(f"{folder}: holds no candidates of split {split!r}; there are: {', '.join(found) or 'none'}")
     return found[split]
@@ -387,12 +396,12 @@ def stream_rows(folder: str | os.PathLike, split: str = "train") -> Iterator[dic
             yield from batch.to_pylist()
 
 
+@reads_hub
 def _load_hub(repo: str, split: str, revision: str | None) -> Candidates:
     from datasets import load_dataset
     from huggingface_hub import hf_hub_download
 
-    manifest_path = hf_hub_download(repo, MANIFEST_FILE, repo_type="dataset", revision=revision)
-    manifest = json.loads(Path(manifest_path).read_text(encoding="utf-8"))
+    manifest = read_manifest(Path(hf_hub_download(repo, MANIFEST_FILE, repo_type="dataset", revision=revision)).parent)
     rows = load_dataset(repo, "candidates", split=split, revision=revision)
     if (manifest.get("corpus") or {}).get("repo"):
         corpus = _referenced_corpus(manifest, repo)
@@ -408,7 +417,8 @@ def _referenced_corpus(manifest: Mapping[str, Any], where: object) -> Any:
     source = manifest.get("corpus") or {}
     if not source.get("repo"):
         raise InputError(f"{where}: holds no corpus, and {MANIFEST_FILE} names no repository that does")
-    splits = load_dataset(source["repo"], source.get("config", "corpus"), revision=source["revision"])
+    config, revision = source.get("config", "corpus"), source.get("revision")
+    splits = reads_hub(load_dataset)(source["repo"], config, revision=revision)
     table = splits[next(iter(splits))]
     if "_id" in table.column_names:
         table = table.rename_column("_id", "doc_id")
@@ -461,17 +471,39 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _mapped(paths: Sequence[Path]) -> Any:
+def _mapped(paths: Sequence[Path], columns: Sequence[str]) -> Any:
     """Parquet files, memory-mapped. `load_dataset` of a folder caches by the folder's name, and would return the rows
     that stood there before it was mined again; a cache named by the content's hash cannot."""
     import hashlib
 
     from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
     from huggingface_hub.constants import HF_HOME
 
+    if not sum(_rows_of(path, columns) for path in paths):
+        raise InputError(f"{paths[0].parent}: its Parquet files hold no rows")
     content = hashlib.sha256("".join(map(sha256_file, paths)).encode()).hexdigest()
     cache = Path(HF_HOME) / "r2anker_hf" / "parquet" / content
-    return Dataset.from_parquet([str(path) for path in paths], cache_dir=str(cache))
+    try:
+        return Dataset.from_parquet([str(path) for path in paths], cache_dir=str(cache))
+    except DatasetGenerationError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(f"{paths[0].parent}: its Parquet files cannot be read together ({reason})") from error
+
+
+def _rows_of(path: Path, columns: Sequence[str]) -> int:
+    """How many rows a file has with these columns, by its end, which half a file lacks."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        facts = pq.read_metadata(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: is not a whole Parquet file ({str(error).splitlines()[0]})") from None
+    names = facts.schema.to_arrow_schema().names
+    if missing := [name for name in columns if name not in names]:
+        raise InputError(f"{path}: has no column {', '.join(missing)}; there are: {', '.join(names)}")
+    return facts.num_rows
 
 
 class _Counts:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json
 from ..report import markdown_cell, template_folder
 
 TEMPLATE = "negatives.md.jinja"
@@ -35,12 +35,12 @@ def write_card(folder: str | os.PathLike, repo_id: str = "OWNER/NAME") -> Path:
     `provenance.json` adds (languages, cost) is said too.
     """
     folder = Path(folder)
-    manifest = _read(folder / "manifest.json")
-    audit = _read(folder / AUDIT_FILE) if (folder / AUDIT_FILE).exists() else None
+    manifest = read_json(folder / "manifest.json")
+    audit = read_json(folder / AUDIT_FILE) if (folder / AUDIT_FILE).exists() else None
     if audit:
         draw_plots(audit, folder / PLOTS)
     path = folder / "provenance.json"
-    provenance = _read(path) if path.exists() else {}
+    provenance = read_json(path) if path.exists() else {}
     text = (
         environment()
         .get_template(TEMPLATE)
@@ -241,7 +241,3 @@ def _settings(facts: Mapping[str, Any]) -> str:
 
 def _short_hash(match: re.Match) -> str:
     return match[1] + match[2][:12]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..ranges import check_all
 from ..records import InputError
 
 
@@ -119,19 +120,10 @@ class Sampling:
 
     def __post_init__(self):
         policy_named(self.policy)
-        if self.depth < 1:
-            raise InputError(f"depth is {self.depth}, but must be at least 1")
-        if self.rank_from < 1:
-            raise InputError(f"rank_from is {self.rank_from}, but ranks start at 1")
+        check_all(self)
         last = self.rank_to or (math.inf if self.policy == "redistributed_softmax" else self.depth)
-        if self.rank_to is not None and self.rank_to < 1 or self.rank_from > last:
+        if self.rank_from > last:
             raise InputError(f"ranks from {self.rank_from} to {self.rank_to or last} are an empty window")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise InputError(f"the temperature of sampling is {self.temperature}, but must be above 0")
-        for name in ("absolute_margin", "relative_margin"):
-            margin = getattr(self, name)
-            if margin is not None and not margin >= 0:
-                raise InputError(f"{name} is {margin}, but must be at least 0")
         self._check_policy()
 
     def _check_policy(self):
@@ -141,9 +133,6 @@ class Sampling:
         if self.policy == "quota":
             if not self.shares or not sum(self.shares.values()) > 0:
                 raise InputError("policy quota needs shares, such as bm25=0.5 dense=0.25 splade=0.25")
-            for name, share in self.shares.items():
-                if not (share >= 0 and math.isfinite(share)):
-                    raise InputError(f"the share of {name} is {share}, but must be at least 0")
         if self.policy == "constrained" and not self.within:
             raise InputError("policy constrained needs within: the run in which every negative must stand")
         if self.policy in ("redistributed", "redistributed_softmax") and not self.ranker:

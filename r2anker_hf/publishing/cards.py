@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..evaluation import Comparison, EvaluationReport, System
-from ..files import sha256_file
+from ..files import read_json, sha256_file
 from ..negatives.card import draw_plots, environment
 from ..report import axis_ticks, markdown_cell, p_value, read_report, signed, template_folder
 from ..stage import PROVENANCE_FILE
@@ -345,5 +344,5 @@ def _draw_results(report: EvaluationReport, own: Sequence[str], path: Path) -> N
 
 def read(folder: Path) -> tuple[dict[str, Any], EvaluationReport | None]:
     """Provenance and report of a folder; no report where nothing was measured."""
-    provenance = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+    provenance = read_json(folder / PROVENANCE_FILE)
     return provenance, read_report(folder / REPORT_FILE) if (folder / REPORT_FILE).exists() else None

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..collection import load_collection, read_qrels
 from ..config import CONFIG_FILE
 from ..evaluation import CollectionFacts, EvaluationReport, evaluate
-from ..files import sha256_file
+from ..files import read_json, read_yaml, sha256_file
 from ..measures import Qrels
 from ..negatives.candidates import public_name, run_facts
 from ..records import InputError
@@ -81,6 +79,8 @@ def gather(
     folder = Path(report_folder)
     report = read_report(folder)
     config = _config(folder)
+    for name in runs:
+        report.system(name)  # refuses a name that the report has not
     paths = {
         s.name: Path(runs.get(s.name) or config["runs"].get(s.name, f"no run of {s.name}")) for s in report.systems
     }
@@ -133,7 +133,7 @@ def read_published(folder: Path, scratch: Path) -> tuple[EvaluationReport, Qrels
         InputError: a file is missing, or its content is not what report or judgements.json say.
     """
     report = read_report(folder / REPORT_FILE)
-    stated = json.loads((folder / JUDGEMENTS_FILE).read_text(encoding="utf-8"))
+    stated = read_json(folder / JUDGEMENTS_FILE, "file", "sha256", "collection", "split")
     if stated["file"]:
         qrels = read_qrels(_unpack(folder / stated["file"], scratch / "qrels"))
     else:
@@ -201,9 +201,9 @@ def _differs(what: str, stated: float, found: float) -> str:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder / CONFIG_FILE}: no such file; give the folder that score.py wrote") from None
+        return read_yaml(folder / CONFIG_FILE, "runs", "qrels", "collection", "split", "revision", "use_titles")
+    except InputError as error:
+        raise InputError(f"{error}; give the folder that score.py wrote") from None
 
 
 def _check_run(folder: Path, path: Path, sha256: str | None) -> None:
@@ -269,7 +269,7 @@ def _maker(run: Path) -> str | None:
     path = run.parent / PROVENANCE_FILE
     if not path.is_file():
         return None
-    inputs = json.loads(path.read_text(encoding="utf-8"))["inputs"]
+    inputs = read_json(path, "inputs")["inputs"]
     return inputs.get("ranker") or inputs.get("model")
 
 

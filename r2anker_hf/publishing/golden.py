@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import read_json
 from ..records import InputError
 
 FORMAT = "r2anker_hf.golden/1"
@@ -65,7 +66,7 @@ def is_sparse(folder: str | os.PathLike) -> bool:
     path = Path(folder) / "modules.json"
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (OSError, ValueError):
         raise InputError(f"{path}: no such file; a retriever is a folder that sentence-transformers saved") from None
     return any(module["type"].endswith(".SpladePooling") for module in modules)
 
@@ -88,7 +89,7 @@ def write_golden(folder: Path, kind: str) -> None:
 
 def check_golden(folder: Path, kind: str) -> list[str]:
     """Score the golden pairs again; a line for each pair that another score comes out for."""
-    golden = json.loads((folder / GOLDEN_FILE).read_text(encoding="utf-8"))
+    golden = read_json(folder / GOLDEN_FILE)
     pairs = [(pair["query"], pair["document"]) for pair in golden["pairs"]]
     expected = np.array([pair["score"] for pair in golden["pairs"]])
     found = SCORERS[kind](folder, pairs)

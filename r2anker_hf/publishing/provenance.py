@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,11 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..collection import load_collection
 from ..config import CONFIG_FILE
-from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name
+from ..files import read_json, read_yaml
+from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name, read_manifest
 from ..negatives.card import AUDIT_FILE
 from ..records import InputError
 from ..stage import PROVENANCE_FILE, digest_of
@@ -72,8 +70,7 @@ def read_stage(folder: str | Path) -> Stage:
     folder = Path(folder)
     for place in (folder, folder.resolve().parent):
         if (place / PROVENANCE_FILE).is_file() and (place / CONFIG_FILE).is_file():
-            config = yaml.safe_load((place / CONFIG_FILE).read_text(encoding="utf-8"))
-            return Stage(place, config, json.loads((place / PROVENANCE_FILE).read_text(encoding="utf-8")))
+            return Stage(place, read_yaml(place / CONFIG_FILE), read_json(place / PROVENANCE_FILE, "inputs"))
     raise InputError(f"{folder / PROVENANCE_FILE}: no such file; give the folder that a recipe finished")
 
 
@@ -84,6 +81,7 @@ def lineage(folder: str | Path) -> list[Stage]:
         InputError: a model that it was trained from has changed since.
     """
     stages = [read_stage(folder)]
+    _check_maker(stages[0], "model")
     while (start := Path(stages[0].config["model"])) and (start / PROVENANCE_FILE).is_file():
         if digest_of(start) != stages[0].record["inputs"]["model"]:
             raise InputError(f"{start}: has changed since {stages[0].folder} was trained from it")
@@ -132,6 +130,7 @@ def negatives_of(stage: Stage, stated: str | None) -> TrainingData:
     Raises:
         InputError: they are not there any more, have changed, or stand on the Hub without a commit.
     """
+    _check_maker(stage, "negatives", "num_negatives", "policy", "depth")
     given = only_one(stage, "negatives")
     recorded = stage.record["inputs"]["negatives"]
     name = revision = stated or (given if recorded.startswith(_LOCAL) else recorded)
@@ -170,14 +169,20 @@ def negatives_facts(name: str, revision: str) -> dict[str, Any]:
         InputError: they cannot be read there.
     """
     folder = _facts_folder(name, revision)
-    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = read_manifest(folder, "collection")
     audit = folder / AUDIT_FILE
     return {
         "name": f"candidates mined from {manifest['collection']['name']}" if revision.startswith(_LOCAL) else name,
         "revision": revision,
         **{key: manifest.get(key) for key in ("licence", "collection", "use_titles", "depth", "splits")},
-        "audit": _without_cases(json.loads(audit.read_text(encoding="utf-8"))) if audit.exists() else None,
+        "audit": _without_cases(read_json(audit)) if audit.exists() else None,
     }
+
+
+def _check_maker(stage: Stage, *options: str) -> None:
+    """Refuse a folder of another kind: its stage had other options."""
+    if missing := [name for name in options if name not in stage.config]:
+        raise InputError(f"{stage.folder / CONFIG_FILE}: lacks {', '.join(missing)}; is the folder of another --kind?")
 
 
 def collection_of(stage: Stage) -> TrainingData:
@@ -187,6 +192,7 @@ def collection_of(stage: Stage) -> TrainingData:
         InputError: it is not there any more.
     """
     config = stage.config
+    _check_maker(stage, "collection", "split", "revision", "use_titles", "collection_options")
     collection = load_collection(
         config["collection"], config["split"], config["revision"], config["use_titles"], **config["collection_options"]
     )
@@ -242,7 +248,7 @@ def _facts_folder(name: str, revision: str) -> Path:
 
 
 def _files(name: str, revision: str) -> Mapping[str, Any]:
-    return json.loads((_facts_folder(name, revision) / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
+    return read_manifest(_facts_folder(name, revision), "files")["files"]
 
 
 def _candidate_texts(source: str, split: str, revision: str | None) -> Iterator[str]:

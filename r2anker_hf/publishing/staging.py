@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from .. import __version__
 from ..files import sha256_file
-from ..negatives.candidates import MANIFEST_FILE
+from ..negatives.candidates import MANIFEST_FILE, read_manifest
 from ..negatives.card import AUDIT_FILE
 from ..negatives.card import write_card as write_negatives_card
 from ..rankers import CrossEncoderRanker
@@ -293,7 +293,7 @@ def _stage_negatives(folder: Path, into: Path, repo_id: str, stated: Stated) -> 
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the folder that mine.py finished")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_manifest(folder, "collection", "corpus", "splits", "files", "licence")
     _check_pins(manifest, path)
     for name, facts in manifest["files"].items():
         if not (folder / name).is_file() or sha256_file(folder / name) != facts["sha256"]:

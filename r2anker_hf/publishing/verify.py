@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..files import sha256_file
+from ..files import read_json, sha256_file
 from ..negatives.audit import audit
-from ..negatives.candidates import MANIFEST_FILE, load_candidates, stream_rows
+from ..negatives.candidates import MANIFEST_FILE, load_candidates, read_manifest, stream_rows
 from ..negatives.card import AUDIT_FILE
 from ..negatives.card import write_card as write_negatives_card
 from ..records import InputError
@@ -90,13 +90,10 @@ def read_publication(folder: Path) -> dict[str, Any]:
     """
     path = folder / PUBLICATION_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        known = content["format"] == FORMAT and content["kind"] in KINDS
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; this was not published by r2anker_hf") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    if not known:
+        content = read_json(path, "format", "kind", "files", "template_sha256")
+    except InputError as error:
+        raise InputError(f"{error}; this was not published by r2anker_hf") from None
+    if content["format"] != FORMAT or content["kind"] not in KINDS:
         raise InputError(f"{path}: the format is {content['format']!r}, but this version reads {FORMAT!r}")
     return content
 
@@ -133,7 +130,7 @@ def _figures(folder: Path, kind: str) -> Iterator[Line]:
             yield Line("figures: runs and judgements", [str(error)])
             return
     yield Line(f"{evidence.REPORT_FILE}: every figure derived again", evidence.differences(report, found))
-    own = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))["systems"]
+    own = read_json(folder / PROVENANCE_FILE)["systems"]
     text = (folder / cards.CARD_FILE).read_text(encoding="utf-8")
     yield Line(f"{cards.CARD_FILE}: every figure of its tables", _tables(text, cards.tables(found, own)))
     yield Line(f"{cards.CARD_FILE}: every figure of model-index", _attempt(_model_index, text, kind, found, own))
@@ -221,7 +218,7 @@ def _lines_apart(expected: str, path: Path) -> list[str]:
 
 def _negatives_counts(folder: Path) -> list[str]:
     """Rows, candidates and found positives of every split and retriever."""
-    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = read_manifest(folder, "splits")
     failures = []
     for split, facts in manifest["splits"].items():
         rows, found = 0, {name: [0, 0] for name in facts["retrievers"]}
@@ -247,7 +244,7 @@ def _negatives_audit(folder: Path) -> list[str]:
     """Every figure of audit.json."""
     if not (folder / AUDIT_FILE).exists():
         return []
-    stated = json.loads((folder / AUDIT_FILE).read_text(encoding="utf-8"))
+    stated = read_json(folder / AUDIT_FILE)
     candidates = load_candidates(folder, stated["split"])
     options = stated["queries_in_split"], stated.get("max_queries", stated["queries_in_split"]), stated["seed"]
     made = audit(
@@ -282,7 +279,7 @@ def _sources(folder: Path, kind: str) -> Iterator[Line]:
     for repo_type, name, revision in sorted(set(_pins(folder, kind))):
         yield Line(f"{repo_type} {name} at {revision[:12]} exists", _exists(repo_type, name, revision))
     if kind == "ranker":
-        stated = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))["negatives"]
+        stated = read_json(folder / PROVENANCE_FILE)["negatives"]
         if PINNED.fullmatch(f"{stated['name']}@{stated['revision']}"):
             yield Line(f"{PROVENANCE_FILE}: figures of the negatives", _attempt(_negatives_facts, stated))
 
@@ -295,15 +292,15 @@ def _negatives_facts(stated: Mapping[str, Any]) -> list[str]:
 
 def _pins(folder: Path, kind: str) -> Iterator[tuple[str, str, str]]:
     if kind == "negatives":
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = read_manifest(folder, "collection", "corpus")
         sources = [("dataset", manifest["collection"]), ("dataset", manifest["corpus"])]
     else:
-        provenance = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+        provenance = read_json(folder / PROVENANCE_FILE)
         sources = [("model", provenance["base_model"])]
         sources += [("dataset", provenance[key]) for key in ("negatives", "collection") if provenance.get(key)]
         sources += [("dataset", provenance["negatives"]["collection"])] if provenance.get("negatives") else []
         if (folder / evidence.JUDGEMENTS_FILE).exists():
-            stated = json.loads((folder / evidence.JUDGEMENTS_FILE).read_text(encoding="utf-8"))["collection"]
+            stated = read_json(folder / evidence.JUDGEMENTS_FILE)["collection"]
             name, _, revision = stated.partition("@")
             sources.append(("dataset", {"name": name, "revision": revision}))
     for repo_type, source in sources:

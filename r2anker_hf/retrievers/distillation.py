@@ -35,12 +35,6 @@ class DistillationTraining(RetrieverTraining):
         super().__post_init__()
         if self.objective not in get_args(Objective):
             raise InputError(f"no objective {self.objective!r}; choices: {', '.join(get_args(Objective))}")
-        if self.teacher_temperature <= 0:
-            raise InputError(f"teacher_temperature is {self.teacher_temperature}, but must be above 0")
-        if self.contrastive_weight < 0:
-            raise InputError(f"contrastive_weight is {self.contrastive_weight}, but must be at least 0")
-        if self.num_negatives < 1:
-            raise InputError("num_negatives is 0, but a teacher compares at least two passages")
 
     @property
     def in_batch_negatives(self) -> bool:

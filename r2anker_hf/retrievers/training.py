@@ -18,6 +18,7 @@ from ..models import StopDiverged, check_finite, check_length, check_source, loa
 from ..negatives.sampling import SamplingOptions, draw_group
 from ..precision import fastest_precision, say
 from ..processes import is_main_process, wait_for_all
+from ..ranges import COUNT_OR_NONE, check_all
 from ..records import InputError
 from ..trainers import use_one_gpu
 from .encoders import check_encoder, head_is_fresh, load_encoder
@@ -47,7 +48,9 @@ class RetrieverTraining(SamplingOptions):
     warmup_share: float = field(default=0.1, metadata={"help": "Share of the steps in which the rate rises."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
     dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
-    num_negatives: int = field(default=7, metadata={"help": "Mined negatives a query; others come from the batch."})
+    num_negatives: int = field(
+        default=7, metadata={"help": "Mined negatives a query; others come from the batch.", "range": COUNT_OR_NONE}
+    )
     max_length: int = field(default=128, metadata={"help": "Tokens of a text, in training and afterwards."})
     temperature: float | None = field(
         default=None, metadata={"help": "Of the softmax over scores; default .05 for cosines, 1 for inner products."}
@@ -62,13 +65,8 @@ class RetrieverTraining(SamplingOptions):
     logging_steps: int = field(default=20, metadata={"help": "Steps between two lines of the log."})
 
     def __post_init__(self):
+        check_all(self)
         self.sampling()  # refuses what does not fit the policy, before anything is loaded
-        least = dict.fromkeys(("per_device_train_batch_size", "num_train_epochs", "depth", "max_length"), 1)
-        for name, smallest in {**least, "num_negatives": 0, "head_steps": 0}.items():
-            if getattr(self, name) < smallest:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least {smallest}")
-        if self.temperature is not None and self.temperature <= 0:
-            raise InputError(f"temperature is {self.temperature}, but must be above 0")
         if self.bf16 is None:
             self.bf16 = fastest_precision() == "bf16"
             say("bf16", str(self.bf16).lower())
@@ -354,8 +352,14 @@ def train(
         The trainer's state, whose `log_history` holds the losses.
 
     Raises:
-        InputError: the training diverged.
+        InputError: the training diverged, or the tuples do not fill one batch; nothing would be learnt.
     """
+    batch = settings.per_device_train_batch_size * _devices()
+    if len(tuples) < batch:
+        raise InputError(
+            f"{len(tuples)} tuples of all epochs do not fill one batch of {batch}; "
+            "lower per_device_train_batch_size, or take more queries"
+        )
     override_dropout(encoder, settings.dropout)
     if settings.bf16 and not torch.accelerator.is_available():
         use_matmul_attention(encoder[0].auto_model)

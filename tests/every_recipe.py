@@ -1,0 +1,59 @@
+"""Every recipe with its configurations, found by reading `run_recipe(main, ...)`, so that a new one is covered."""
+
+import ast
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from published_toy import RECIPES, recipe
+
+from r2anker_hf.config import _Parser
+
+
+def _names(source: str) -> list[str]:
+    """What a recipe hands to run_recipe besides main."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    (call,) = [c for c in calls if getattr(c.func, "id", "") == "run_recipe"] or [None]
+    return [argument.id for argument in call.args[1:]] if call else []
+
+
+CONFIGS = {path.stem: names for path in sorted(RECIPES.glob("*.py")) if (names := _names(path.read_text()))}
+"""Names of the configurations by recipe."""
+
+
+def configs(stage: str) -> list[type]:
+    """The dataclasses that are the recipe's options."""
+    module = recipe(stage)
+    return [getattr(module, name) for name in CONFIGS[stage]]
+
+
+def parser(stage: str) -> _Parser:
+    return _Parser(configs(stage))
+
+
+def required(made: _Parser, *without: str) -> list[str]:
+    """A value for each option that must be given, as one types it; it need not exist."""
+    words = []
+    for action in made._actions:
+        if action.required and action.dest not in without:
+            value = "a=x" if action.metavar == "NAME=VALUE" else str((action.choices or ["x"])[0])
+            words += [action.option_strings[0], value]
+    return words
+
+
+def leaves(hint: Any) -> Iterator[Any]:
+    """The plain types in a hint: of `dict[str, int] | None`, str, int and NoneType."""
+    if get_origin(hint) is Literal or not get_args(hint):
+        yield hint
+    else:
+        for part in get_args(hint):
+            yield from leaves(part)
+
+
+def numbers(stage: str) -> Iterator[tuple[dataclasses.Field, Any]]:
+    """The options that hold numbers, with their types."""
+    for config in configs(stage):
+        hints = get_type_hints(config)
+        for field in dataclasses.fields(config):
+            if field.init and {int, float} & set(leaves(hints[field.name])):
+                yield field, hints[field.name]

@@ -9,7 +9,6 @@ share the pairs. A killed reranking goes on where it was when the same command i
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -51,7 +50,7 @@ def main(config: RerankingConfig) -> None:
         "collection": f"{collection.name}@{collection.revision}",
         "run": Path(config.run),
     }
-    run_stage(config, config.output_dir, inputs, partial(rerank, config, collection))
+    run_stage(config, config.output_dir, inputs, partial(rerank, config, collection), scratch=("work",))
 
 
 def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> None:
@@ -67,11 +66,9 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
         dtype=getattr(torch, config.dtype),
         device=state.device,
     )
-    work = folder / "work"
-    run = ranker.rerank(Run.read_trec(config.run), collection, config.depth, progress=True, folder=work)
+    run = ranker.rerank(Run.read_trec(config.run), collection, config.depth, progress=True, folder=folder / "work")
     if state.is_main_process:
         run.write_trec(folder / "run.trec")
-        shutil.rmtree(work)
 
 
 if __name__ == "__main__":

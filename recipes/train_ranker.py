@@ -10,7 +10,6 @@ smaller, --lora_rank trains adapters alone, --report_to takes what transformers 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,10 +18,10 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
-from transformers.trainer_utils import get_last_checkpoint
 
+from r2anker_hf import checkpoints
 from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
-from r2anker_hf.collection import load_collection
+from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
 from r2anker_hf.lora import merged, with_lora
@@ -67,12 +66,14 @@ def main(config: RankerConfig, training: ListwiseConfig) -> None:
         "negatives": pinned(config, "negatives", "dataset"),
         "model": pinned(config, "model"),
     }
-    if config.dev_run:
-        inputs["dev run"] = Path(config.dev_run)
-    run_stage((config, training), training.output_dir, inputs, partial(train, config, training))
+    dev = dev_collection(config)
+    if dev:
+        inputs |= {"dev run": Path(config.dev_run), "dev collection": f"{dev.name}@{dev.revision}"}
+    work = partial(train, config, training, dev)
+    run_stage((config, training), training.output_dir, inputs, work, scratch=("checkpoints", "tokens"))
 
 
-def train(config: RankerConfig, training: ListwiseConfig, folder: Path) -> None:
+def train(config: RankerConfig, training: ListwiseConfig, dev: Collection | None, folder: Path) -> None:
     """Train, keep the best checkpoint's weights, and save them as a ranker."""
     candidates = load_candidates(config.negatives, config.negatives_split, config.negatives_revision)
     if config.max_queries:
@@ -89,15 +90,12 @@ def train(config: RankerConfig, training: ListwiseConfig, folder: Path) -> None:
     )
     if config.lora_rank:
         ranker.model = with_lora(ranker.model, config.lora_rank, config.lora_alpha)
-    trainer = make_trainer(config, training, candidates, ranker, folder)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")))
+    trainer = make_trainer(config, training, dev, candidates, ranker, folder)
+    checkpoints.train(trainer)
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
         ranker.model = merged(trainer.accelerator.unwrap_model(trainer.model))
         ranker.save_pretrained(folder)
-        for name in ("checkpoints", "tokens"):
-            shutil.rmtree(folder / name)
 
 
 def evenly_spaced(size: int, count: int) -> list[int]:
@@ -107,11 +105,16 @@ def evenly_spaced(size: int, count: int) -> list[int]:
 
 
 def make_trainer(
-    config: RankerConfig, training: ListwiseConfig, candidates: Candidates, ranker: CrossEncoderRanker, folder: Path
+    config: RankerConfig,
+    training: ListwiseConfig,
+    dev: Collection | None,
+    candidates: Candidates,
+    ranker: CrossEncoderRanker,
+    folder: Path,
 ) -> ListwiseTrainer:
     """The trainer of a configuration; its checkpoints and the token ids of all texts go into `folder`."""
     training.output_dir = str(folder / "checkpoints")
-    measure = dev_measure(config, ranker)
+    measure = dev_measure(config, dev, ranker) if dev else None
     if measure:
         training.load_best_model_at_end = True
         training.metric_for_best_model = config.dev_measure
@@ -138,13 +141,17 @@ def tokenised(candidates: Candidates, encoder: PairEncoder, folder: Path) -> tup
     return documents, Tokens.build(list(rows["query_id"]), rows["query"], *given)
 
 
-def dev_measure(config: RankerConfig, ranker: CrossEncoderRanker) -> Callable | None:
-    """Reranking quality on dev as a function of the model, or None where no dev run is given."""
+def dev_collection(config: RankerConfig) -> Collection | None:
+    """The dev split that chooses the checkpoint, or None where no dev run is given."""
     if not (config.collection and config.dev_run):
         return None
-    collection = load_collection(
+    return load_collection(
         config.collection, config.dev_split, config.revision, config.use_titles, **config.collection_options
     )
+
+
+def dev_measure(config: RankerConfig, collection: Collection, ranker: CrossEncoderRanker) -> Callable:
+    """Reranking quality on dev as a function of the model."""
     run = Run.read_trec(config.dev_run)
 
     def measure(model: PreTrainedModel) -> Mapping[str, float]:

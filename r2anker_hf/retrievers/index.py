@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import write_whole
 from ..records import InputError
 from .base import IndexableCorpus
 
@@ -54,9 +55,7 @@ class IndexFolder:
 
     def write(self, name: str, save: Callable[[Path], Any]) -> None:
         """Let `save` write a piece to the path that it is given, then put it in place."""
-        partial = self.folder / f"{name}.{os.getpid()}.partial"
-        save(partial)
-        os.replace(partial, self.folder / name)
+        write_whole(self.folder / name, save)
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers.trainer_utils import get_last_checkpoint
 
+from .. import checkpoints as training_checkpoints
 from ..attention import override_dropout, use_matmul_attention
+from ..files import write_whole
 from ..negatives.sampling import SamplingOptions, draw_group
 from ..processes import is_main_process, wait_for_all
 from ..records import InputError
@@ -228,9 +229,7 @@ def starting_model(
 
 def save_encoder(encoder: Any, target: Path) -> None:
     """A model folder that is whole or absent."""
-    unfinished = target.with_name(f".{target.name}.partial")
-    encoder.save_pretrained(str(unfinished), create_model_card=False)
-    unfinished.rename(target)
+    write_whole(target, lambda path: encoder.save_pretrained(str(path), create_model_card=False))
 
 
 def _is_sparse_encoder(model: str | os.PathLike, revision: str | None) -> bool:
@@ -355,7 +354,7 @@ def train(
     make = _splade_trainer if isinstance(encoder, SparseEncoder) else _dense_trainer
     loss = loss or contrastive_loss(encoder, settings)
     trainer = make(encoder, tuples, loss, settings, _arguments(settings, checkpoints))
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if os.path.isdir(checkpoints) else None)
+    training_checkpoints.train(trainer)
     return trainer.state
 
 

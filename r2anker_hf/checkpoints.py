@@ -57,7 +57,7 @@ def seal(checkpoint: Path) -> None:
     sizes = {
         path.relative_to(checkpoint).as_posix(): path.stat().st_size
         for path in sorted(checkpoint.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != SEAL_FILE
     }
     write_whole(checkpoint / SEAL_FILE, lambda path: path.write_text(json.dumps(sizes), encoding="utf-8"))
 

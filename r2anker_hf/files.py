@@ -1,4 +1,4 @@
-"""Reading files with one-line errors, hashing them, and the place of new ones: the same for every stage."""
+"""Reading files with one-line errors, hashing them, and writing that leaves no half file: the same for every stage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,25 @@ def sha256_file(path: str | os.PathLike) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def write_whole(path: str | os.PathLike, save: Callable[[Path], Any]) -> None:
+    """Let `save` write a file or folder beside its place, then put it there: under its name it is whole or absent.
+
+    Args:
+        path: where it belongs; a file that is there is replaced, a folder must not be there.
+        save: writes to the path that it is given, which ends with `.partial` and is free.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    remove(partial)  # of a killed process that had the same number
+    save(partial)
+    os.replace(partial, path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

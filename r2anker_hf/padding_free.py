@@ -181,8 +181,7 @@ def _first_tokens_as_bert(layer: torch.nn.Module, hidden_states: torch.Tensor, *
         **{**kwargs, "cu_seq_lens_q": ones, "max_length_q": 1, "lengths_q": np.ones(len(starts) - 1, np.int64)},
     )
     output = layer.attention.output(context.reshape(first.shape[:-1] + (-1,)), first)
-    # copied, because FSDP takes no views; it is one row a pair
-    return layer.feed_forward_chunk(output).transpose(0, 1).clone()
+    return layer.feed_forward_chunk(output).transpose(0, 1)
 
 
 def _heads(values: torch.Tensor, attention: torch.nn.Module) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import platform
@@ -9,18 +11,23 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from enum import Enum
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from .config import CONFIG_FILE, save_config
-from .files import check_output, sha256_file
-from .processes import processes
+from .files import check_output, remove, sha256_file, write_whole
+from .processes import gather, processes
 from .records import InputError
 from .revisions import commit_of
 
 PROVENANCE_FILE = "provenance.json"
+HASHED_UP_TO = 16 * 2**20
+"""Bytes of a written file up to which a later launch compares its hash; of larger ones the size."""
 PACKAGES = (
     *("r2anker_hf", "torch", "transformers", "datasets", "huggingface-hub", "accelerate", "peft"),
     *("sentence-transformers", "faiss-cpu", "faiss-gpu", "bm25s", "evaluate", "ir_measures", "numpy"),
@@ -33,6 +40,7 @@ def run_stage(
     inputs: Mapping[str, str | Path],
     work: Callable[[Path], None],
     free: Collection[str] = (),
+    scratch: Sequence[str] = (),
 ) -> None:
     """Do a stage's work in `.NAME.partial` beside `output_dir`, and rename it once everything is written.
 
@@ -47,31 +55,31 @@ def run_stage(
         work: writes the stage's files into the folder that it is given.
         free: options that decide how fast or in how much memory, not what is written; with another value the work
             goes on all the same.
+        scratch: patterns of names in that folder which nobody needs once the work is done; removed only then.
 
     Raises:
-        InputError: `output_dir` holds another stage's result; nothing is overwritten.
+        InputError: `output_dir` holds another stage's result, or one whose files have changed since; an input has
+            changed since its own stage finished it; another launch is writing there; the partial folder is not one
+            that a stage began. Nothing is overwritten.
     """
-    state = processes()
-    final = Path(output_dir)
+    state, final = processes(), Path(output_dir)
     check_output(final, [value for value in inputs.values() if isinstance(value, Path)])
     partial = final.with_name(f".{final.name}.partial")
-    digests = {name: digest_of(value) for name, value in inputs.items()}
-    if final.exists():
-        if not _is_of(final, config, digests, free):
-            raise InputError(f"{final}: exists, with another configuration or input; remove it or choose another name")
+    with ExitStack() as held:
+        left = _agreed(lambda: _begin(config, final, partial, inputs, free, held))
+        if left is _Left.NOTHING:
+            return
+        if left is _Left.WORK:
+            started = time.time()
+            work(partial)
+            state.wait_for_everyone()
         if state.is_main_process:
-            print(f"{final}: finished before, nothing to do")
-        return
-    started = time.time()
-    if state.is_main_process:
-        _prepare(partial, config, digests, free)
-    state.wait_for_everyone()
-    work(partial)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        _write_provenance(partial, config, digests, time.time() - started)
-        os.replace(partial, final)
-    state.wait_for_everyone()
+            if left is _Left.WORK:
+                _write_provenance(partial, config, time.time() - started, scratch)
+            for path in _passing(partial, scratch):
+                remove(path)
+            os.replace(partial, final)
+        state.wait_for_everyone()
 
 
 def pinned(config: Any, name: str, kind: str = "model") -> str | Path:
@@ -102,40 +110,194 @@ def recorded_inputs(folder: Path) -> dict[str, str]:
     return json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))["inputs"]
 
 
-def _prepare(partial: Path, config: Any, digests: Mapping[str, str], free: Collection[str]) -> None:
-    if partial.exists() and not _is_of(partial, config, digests, free):
+class _Left(Enum):
+    """What a launch has to do."""
+
+    WORK, RENAMING, NOTHING = range(3)
+
+
+def _agreed(decide: Callable[[], Any]) -> Any:
+    """What the main process decides, or why it could not: every process of the launch returns or raises the same."""
+    answer = None
+    if processes().is_main_process:
+        try:
+            answer = decide()
+        except (InputError, OSError) as error:
+            answer = error
+    answer = gather(answer)[0]
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _begin(
+    config: Any,
+    final: Path,
+    partial: Path,
+    inputs: Mapping[str, str | Path],
+    free: Collection[str],
+    held: ExitStack,
+) -> _Left:
+    """Find out what is left to do; until `held` is closed, no other launch does it."""
+    digests = {}
+    for name, value in inputs.items():
+        if isinstance(value, Path):
+            _refuse_changed(value, "make it again with its recipe")
+        digests[name] = digest_of(value)
+    if _is_finished(final, config, digests, free):
+        return _Left.NOTHING
+    held.enter_context(_sole_writer(partial, final))
+    if _is_finished(final, config, digests, free):  # by a launch that let go of the lock just now
+        return _Left.NOTHING
+    return _prepare(partial, config, digests, free)
+
+
+def _is_finished(final: Path, config: Any, digests: Mapping[str, str], free: Collection[str]) -> bool:
+    if not final.exists():
+        return False
+    if not _is_of(final, config, digests, free):
+        raise InputError(f"{final}: exists, with another configuration or input; remove it or choose another name")
+    _refuse_changed(final, "remove the folder to make it again, or choose another name")
+    print(f"{final}: finished before, nothing to do")
+    return True
+
+
+def _prepare(partial: Path, config: Any, digests: Mapping[str, str], free: Collection[str]) -> _Left:
+    if os.path.lexists(partial):
+        if _is_of(partial, config, digests, free):
+            if _outputs(partial):
+                return _Left.RENAMING
+            write_whole(partial / CONFIG_FILE, lambda path: path.write_bytes(_as_yaml(config)))  # free options differ
+            return _Left.WORK
+        if not _was_begun(partial, config):
+            raise InputError(f"{partial}: is in the way, and is no unfinished stage; move it or choose another name")
         shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    save_config(config, partial)
+    partial.mkdir(parents=True)
     _write_json(partial / PROVENANCE_FILE, {"inputs": dict(digests)})
+    write_whole(partial / CONFIG_FILE, lambda path: path.write_bytes(_as_yaml(config)))
+    return _Left.WORK
+
+
+def _was_begun(partial: Path, config: Any) -> bool:
+    """Whether a stage began this folder: it says so, or holds nothing but what a kill left of saying so."""
+    if partial.is_symlink() or not partial.is_dir():
+        return False
+    if isinstance(_record(partial).get("inputs"), dict) and (partial / CONFIG_FILE).is_file():
+        return True
+    names = {path.name for path in partial.iterdir() if not path.name.endswith(".partial")}
+    begun = (partial / CONFIG_FILE).read_bytes() if CONFIG_FILE in names else b""
+    return names <= {CONFIG_FILE, PROVENANCE_FILE} and _as_yaml(config).startswith(begun)
+
+
+@contextmanager
+def _sole_writer(partial: Path, final: Path) -> Iterator[None]:
+    """Hold the lock of a partial folder. The system lets go of it when the process ends, however that happens.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    path = partial.with_name(f"{partial.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as opened:
+        while True:
+            file = opened.enter_context(open(path, "a+"))
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not passed on to a loader's workers
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    file.seek(0)
+                    writer = f"process {number}" if (number := file.read()) else "another process"
+                    raise InputError(
+                        f"{final}: is being written by {writer}; wait for it, or choose another name"
+                    ) from None
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise  # but where a file system has no locks, work goes on without
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break  # else its holder removed it between our opening and our locking
+        file.truncate(0)
+        print(os.getpid(), end="", file=file, flush=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _is_of(folder: Path, config: Any, digests: Mapping[str, str], free: Collection[str]) -> bool:
     """Whether a folder was begun with this configuration, free options aside, and these inputs."""
-    import tempfile
-
     import yaml
 
-    def decisive(path: Path) -> dict[str, Any]:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {name: value for name, value in settings.items() if name not in free}
+    def decisive(text: bytes) -> dict[str, Any]:
+        return {name: value for name, value in yaml.safe_load(text).items() if name not in free}
 
     try:
-        inputs = recorded_inputs(folder)
-        with tempfile.TemporaryDirectory() as scratch:
-            same = decisive(save_config(config, scratch)) == decisive(folder / CONFIG_FILE)
-    except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError):
+        same = decisive((folder / CONFIG_FILE).read_bytes()) == decisive(_as_yaml(config))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
         return False
-    return same and inputs == dict(digests)
+    return same and _record(folder).get("inputs") == dict(digests)
 
 
-def _write_provenance(folder: Path, config: Any, digests: Mapping[str, str], seconds: float) -> None:
+def _as_yaml(config: Any) -> bytes:
+    """What `config.yaml` holds."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return save_config(config, scratch).read_bytes()
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """A folder's provenance; empty where there is none that can be read."""
+    try:
+        record = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
+    """The files that a finished stage recorded, by their path in its folder; none of an unfinished one."""
+    return _record(folder).get("outputs") or {}
+
+
+def _refuse_changed(place: Path, remedy: str) -> None:
+    """Refuse a finished stage's folder, or a file or folder in one, where anything is not as the stage left it.
+
+    Large files are compared by their size only. What was added since does not matter.
+
+    Raises:
+        InputError: names the first file.
+    """
+    for folder in (place, place.parent):
+        for name, was in _outputs(folder).items():
+            path = folder / name
+            if place in (path, *path.parents) and not (path.is_file() and _facts(path, "sha256" in was) == was):
+                found = "has changed since its stage finished" if path.is_file() else "is missing"
+                raise InputError(f"{path}: {found}; {remedy}")
+
+
+def _facts(path: Path, hashed: bool) -> dict[str, Any]:
+    size = {"bytes": path.stat().st_size}
+    return {**size, "sha256": sha256_file(path)} if hashed else size
+
+
+def _passing(folder: Path, scratch: Sequence[str]) -> list[Path]:
+    """What a finished stage does not keep: its scratch, and leftovers of processes that were killed."""
+    own = [path for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in scratch)]
+    return [*own, *folder.rglob("*.partial")]
+
+
+def _write_provenance(folder: Path, config: Any, seconds: float, scratch: Sequence[str]) -> None:
     parts = config if isinstance(config, tuple) else (config,)
     seeds = [part.seed for part in parts if hasattr(part, "seed")]
+    passing = set(_passing(folder, scratch))
+    kept = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != PROVENANCE_FILE and passing.isdisjoint((path, *path.parents))
+    ]
     _write_json(
         folder / PROVENANCE_FILE,
         {
-            "inputs": dict(digests),
+            "inputs": recorded_inputs(folder),
             "seed": seeds[0] if seeds else None,
             "recipe": Path(sys.argv[0]).name,
             "packages": {name: found for name in PACKAGES if (found := _version(name))},
@@ -143,6 +305,9 @@ def _write_provenance(folder: Path, config: Any, digests: Mapping[str, str], sec
             "git_commit": _git_commit(),
             "hardware": _hardware(),
             "seconds_of_last_launch": round(seconds, 1),
+            "outputs": {
+                path.relative_to(folder).as_posix(): _facts(path, path.stat().st_size <= HASHED_UP_TO) for path in kept
+            },
         },
     )
 
@@ -185,4 +350,4 @@ def _version(package: str) -> str | None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))

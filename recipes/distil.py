@@ -10,7 +10,6 @@ compare. A killed training goes on. With MiniLM on two CPU cores some 30 passage
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -58,7 +57,8 @@ def main(config: DistillationConfig, training: DistillationTraining) -> None:
     }
     if config.teacher:
         inputs["teacher"] = pinned(config, "teacher")
-    run_stage((config, training), config.output_dir, inputs, partial(distil, config, training))
+    scratch = ("checkpoints", "teacher", "start", "tuples.arrow")
+    run_stage((config, training), config.output_dir, inputs, partial(distil, config, training), scratch)
 
 
 def distil(config: DistillationConfig, training: DistillationTraining, folder: Path) -> None:
@@ -83,9 +83,6 @@ def distil(config: DistillationConfig, training: DistillationTraining, folder: P
     if state.is_main_process:
         model.save_pretrained(str(folder), create_model_card=False)
         trained.save_to_json(str(folder / "trainer_state.json"))
-        for path in (checkpoints, folder / "teacher", folder / "start"):
-            shutil.rmtree(path, ignore_errors=True)
-        tuples.unlink()
 
 
 def rows_with_scores(

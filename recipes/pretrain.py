@@ -11,8 +11,6 @@ of passages on two CPU cores; a killed run goes on from its last checkpoint when
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,11 +18,11 @@ from itertools import chain
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
 
-from r2anker_hf import models
+from r2anker_hf import checkpoints, models
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import options_fit, run_recipe
+from r2anker_hf.files import write_whole
 from r2anker_hf.pretraining import (
     POOLINGS,
     BottleneckModel,
@@ -81,7 +79,8 @@ def main(config: EncoderConfig, training: PretrainingConfig) -> None:
         "collection": f"{collection.name}@{collection.revision}",
         "model": pinned(config, "model"),
     }
-    run_stage((config, training), training.output_dir, inputs, partial(pretrain, config, training, collection))
+    work, scratch = partial(pretrain, config, training, collection), ("checkpoints", "tokens", "tokenizer")
+    run_stage((config, training), training.output_dir, inputs, work, scratch)
 
 
 def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Collection, folder: Path) -> None:
@@ -96,15 +95,12 @@ def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Col
     passages, collator = Passages(tokens, training, tokenizer), PassageCollator(tokenizer)
     with options_fit():
         trainer = PretrainingTrainer(model, training, passages, collator, processing_class=tokenizer)
-    (folder / "checkpoints").mkdir(exist_ok=True)
     if training.num_train_epochs or training.max_steps > 0:
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")))
+        checkpoints.train(trainer)
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
         pooling = config.pooling or ("cls" if training.bottleneck == "cls" else "mean")
         save_encoder(encoder, tokenizer, folder, config.max_length, pooling)
-        for name in ("checkpoints", "tokens", "tokenizer"):
-            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def load_tokenizer(config: EncoderConfig, collection: Collection, folder: Path) -> PreTrainedTokenizerBase:
@@ -114,10 +110,8 @@ def load_tokenizer(config: EncoderConfig, collection: Collection, folder: Path) 
     if "vocab_size" not in config.fresh:
         return tokenizer
     if not folder.is_dir():
-        unfinished = folder.with_name(".tokenizer.partial")
         learnt = learn_vocabulary(tokenizer, partial(blocks, collection), config.fresh["vocab_size"])
-        learnt.save_pretrained(unfinished)
-        os.replace(unfinished, folder)
+        write_whole(folder, learnt.save_pretrained)
     return AutoTokenizer.from_pretrained(folder)
 
 

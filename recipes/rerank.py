@@ -10,7 +10,6 @@ with a smaller --batch_size.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -60,7 +59,8 @@ def main(config: RerankingConfig) -> None:
         "collection": f"{collection.name}@{collection.revision}",
         "run": Path(config.first_stage),
     }
-    run_stage(config, config.output_dir, inputs, partial(rerank, config, collection), free=("batch_size",))
+    work = partial(rerank, config, collection)
+    run_stage(config, config.output_dir, inputs, work, free=("batch_size",), scratch=("work",))
 
 
 def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> None:
@@ -78,11 +78,9 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
         dtype=getattr(torch, config.dtype),
         device=state.device,
     )
-    work = folder / "work"
-    run = ranker.rerank(first_stage, collection, config.depth, progress=True, folder=work)
+    run = ranker.rerank(first_stage, collection, config.depth, progress=True, folder=folder / "work")
     if state.is_main_process:
         run.write_trec(folder / "run.trec")
-        shutil.rmtree(work)
 
 
 if __name__ == "__main__":

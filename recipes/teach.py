@@ -10,7 +10,6 @@ same command is given again; where memory ran out, with a smaller --batch_size.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -56,7 +55,7 @@ def main(config: TeachingConfig) -> None:
         "negatives": pinned(config, "negatives", "dataset"),
         "ranker": pinned(config, "ranker"),
     }
-    run_stage(config, config.output_dir, inputs, partial(teach, config), free=("batch_size",))
+    run_stage(config, config.output_dir, inputs, partial(teach, config), free=("batch_size",), scratch=("work",))
 
 
 def teach(config: TeachingConfig, folder: Path) -> None:
@@ -72,11 +71,10 @@ def teach(config: TeachingConfig, folder: Path) -> None:
     ranker = CrossEncoderRanker.from_pretrained(config.ranker, config.ranker_revision, **options)
     scores.make(ranker.rerank)
     write_taught(folder, scores, teacher_facts(config, ranker, folder))
-    if state.is_main_process:
-        shutil.rmtree(folder / "work")
-        if config.audit_queries:  # the mined dataset's audit anew, with this ranker's word on which are false
-            options = (config.split, config.audit_queries, config.seed, config.name)
-            audit_with_card(folder, candidates.corpus.text, *options)
+    if state.is_main_process and config.audit_queries:
+        # the mined dataset's audit anew, with this ranker's word on which are false
+        options = (config.split, config.audit_queries, config.seed, config.name)
+        audit_with_card(folder, candidates.corpus.text, *options)
 
 
 def teacher_facts(config: TeachingConfig, ranker: CrossEncoderRanker, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ smaller, --lora_rank trains adapters alone, --report_to takes what transformers 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,8 +21,8 @@ from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
-from transformers.trainer_utils import get_last_checkpoint
 
+from r2anker_hf import checkpoints
 from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import options_fit, run_recipe
@@ -102,9 +101,12 @@ class RankerConfig:
 def main(config: RankerConfig, training: ListwiseConfig) -> None:
     refuse_unheeded(training)
     inputs: dict[str, str | Path] = {**pinned_negatives(config), "model": pinned(config, "model")}
-    if config.dev_run:
-        inputs["dev run"] = Path(config.dev_run)
-    run_stage((config, training), training.output_dir, inputs, partial(train, config, training))
+    dev = dev_of(config)
+    if dev:
+        collection, _ = dev
+        inputs |= {"dev run": Path(config.dev_run), "dev collection": f"{collection.name}@{collection.revision}"}
+    work = partial(train, config, training, dev)
+    run_stage((config, training), training.output_dir, inputs, work, scratch=("checkpoints", "tokens"))
 
 
 def pinned_negatives(config: RankerConfig) -> dict[str, str | Path]:
@@ -143,10 +145,9 @@ def first_queries(candidates: Candidates, count: int) -> Candidates:
     return replace(candidates, rows=candidates.rows.select(evenly_spaced(len(candidates.rows), count)))
 
 
-def train(config: RankerConfig, training: ListwiseConfig, folder: Path) -> None:
+def train(config: RankerConfig, training: ListwiseConfig, dev: tuple[Collection, Run] | None, folder: Path) -> None:
     """Train, keep the best checkpoint's weights, and save them as a ranker."""
     candidates = load_negatives(config)
-    dev = dev_of(config)
     if config.held_out is not None:
         split = config.negatives_split[0]
         candidates[0], *dev = hold_out(candidates[0], config.held_out, config.held_out_list, split)
@@ -165,14 +166,11 @@ def train(config: RankerConfig, training: ListwiseConfig, folder: Path) -> None:
         ranker.model = with_lora(ranker.model, config.lora_rank, config.lora_alpha)
     measure = dev_measure(config, ranker, *dev) if dev else None
     trainer = make_trainer(config, training, candidates, ranker, folder, measure)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")))
+    checkpoints.train(trainer)
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
         ranker.model = merged(trainer.accelerator.unwrap_model(trainer.model))
         ranker.save_pretrained(folder)
-        for name in ("checkpoints", "tokens"):
-            shutil.rmtree(folder / name)
 
 
 def evenly_spaced(size: int, count: int) -> list[int]:

@@ -77,7 +77,8 @@ def main(config: TwoStageConfig, training: RetrieverTraining) -> None:
     inputs["model"] = pinned(config, "model")
     if config.negatives:
         inputs["negatives"] = pinned(config, "negatives", "dataset")
-    run_stage((config, training), config.output_dir, inputs, partial(two_stages, config, training, collection))
+    work, scratch = partial(two_stages, config, training, collection), ("checkpoints-*", "tuples-*", "index-*")
+    run_stage((config, training), config.output_dir, inputs, work, scratch)
 
 
 def two_stages(config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path) -> None:

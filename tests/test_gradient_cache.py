@@ -115,8 +115,3 @@ def test_two_processes_within_a_budget_have_the_loss_of_one(tiny_model, tmp_path
     options |= {"per_device_train_batch_size": 4, "memory_budget": 0.0001}
     launched("listwise_toy.py", str(tiny_model), str(tmp_path), json.dumps(options))
     assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(losses(alone), abs=5e-5)
-
-
-def test_sharded_parameters_have_the_gradients_of_one_process(tiny_model):
-    # accelerate shards on accelerators alone, so this goes through PyTorch's own FSDP2
-    launched("fsdp_toy.py", str(tiny_model))

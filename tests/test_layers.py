@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "retrievers.encoders": {"models", "retrievers.encoding"},
     "retrievers.training": {
         *{"attention", "trainers", "negatives.sampling", "processes", "retrievers.base", "retrievers.encoders"},
-        "ranges",
+        *{"checkpoints", "ranges"},
     },
     "retrievers.distillation": {"retrievers.training"},
     "rankers": {
@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "negatives": {"run", "collection", "processes", "ranges", "revisions", "fingerprints", "negatives.card"},
     "negatives.card": {"report"},
     "processes": set(),
+    "checkpoints": {"files", "processes"},
     "revisions": set(),
     "models": {"revisions"},
     "saving": {"models", "collator"},

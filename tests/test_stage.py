@@ -1,7 +1,11 @@
 """A stage's folder is whole or absent, goes on after a break, and is never overwritten by another stage."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -112,3 +116,101 @@ def test_a_folder_is_hashed_by_its_files(tmp_path):
     assert inputs[0] != inputs[1]
     given.model, given.model_revision = "owner/name", "0123456789" * 4
     assert pinned(given, "model") == f"owner/name@{given.model_revision}"
+
+
+FOREIGN = {
+    "a folder of notes": lambda place: (place.mkdir(), (place / "notes.txt").write_text("mine")),
+    "an empty configuration among notes": lambda place: (
+        place.mkdir(),
+        (place / "config.yaml").write_text(""),
+        (place / "notes.txt").write_text("mine"),
+    ),
+    "a file": lambda place: place.write_text("mine"),
+    "a link": lambda place: place.symlink_to(place.parent),
+}
+
+
+@pytest.mark.parametrize("made", FOREIGN.values(), ids=FOREIGN)
+def test_what_no_stage_began_is_not_removed(tmp_path, made):
+    place = tmp_path / ".out.partial"
+    made(place)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"\.out\.partial: is in the way, and is no unfinished stage"):
+        run_stage(Config(), tmp_path / "out", {}, write)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def half(name):
+    def damage(place):
+        whole = (place / name).read_bytes()
+        (place / name).write_bytes(whole[: len(whole) // 2])
+        if name == "provenance.json":
+            (place / "config.yaml").unlink()  # written after it
+
+    return damage
+
+
+@pytest.mark.parametrize("damage", [half("config.yaml"), half("provenance.json")], ids=["config", "provenance"])
+def test_a_kill_while_a_stage_begins_does_not_block_it(tmp_path, damage):
+    def breaks(folder):
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        run_stage(Config(), tmp_path / "out", {}, breaks)
+    damage(tmp_path / ".out.partial")
+    run_stage(Config(), tmp_path / "out", {}, write)
+    assert (tmp_path / "out" / "run.trec").read_text() == "done"
+
+
+CHANGES = {
+    "emptied": lambda path: path.write_text(""),
+    "removed": lambda path: path.unlink(),
+    "as long, but another": lambda path: path.write_text("d0ne"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_finished_file_that_changed_is_noticed_by_its_stage_and_by_the_next(tmp_path, change):
+    out = tmp_path / "out"
+    run_stage(Config(), out, {}, write)
+    change(out / "run.trec")
+    with pytest.raises(InputError, match=r"run\.trec: (has changed since its stage finished|is missing); remove"):
+        run_stage(Config(), out, {}, write)
+    for given in (out, out / "run.trec"):
+        with pytest.raises(InputError, match=r"run\.trec: .*; make it again with its recipe"):
+            run_stage(Config(), tmp_path / "next", {"run": given}, write)
+    assert not (tmp_path / "next").exists()
+
+
+def test_two_launches_at_once_are_one_that_works_and_one_that_says_so(tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path; from test_stage import Config; "
+        "from r2anker_hf.records import InputError; from r2anker_hf.stage import run_stage\n"
+        "def slow(folder):\n    print('began', flush=True); time.sleep(600)\n"
+        "try:\n    run_stage(Config(), sys.argv[1], {}, slow)\n"
+        "except InputError as error:\n    sys.exit(f'refused: {error}')\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    command = [sys.executable, "-c", script, str(tmp_path / "out")]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options["env"] = {**os.environ, "PYTHONPATH": paths}
+    with subprocess.Popen(command, **options) as first:
+        assert first.stdout.readline() == "began\n"
+        second = subprocess.run(command, capture_output=True, text=True, env=options["env"], timeout=120)
+        first.kill()  # as hard as possible: the lock goes with the process
+    assert second.returncode == 1 and "Traceback" not in second.stderr
+    assert f"out: is being written by process {first.pid}; wait for it, or choose another name" in second.stderr
+    run_stage(Config(), tmp_path / "out", {}, write)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_scratch_goes_once_the_work_is_done(tmp_path):
+    def work(folder):
+        (folder / "tokens").mkdir()
+        (folder / "tokens" / "values.npy").write_text("x")
+        write(folder)
+
+    run_stage(Config(), tmp_path / "out", {}, work, scratch=("tokens",))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.yaml", "provenance.json", "run.trec"}
+    outputs = json.loads((tmp_path / "out" / "provenance.json").read_text())["outputs"]
+    assert set(outputs) == {"config.yaml", "run.trec"}

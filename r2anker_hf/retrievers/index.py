@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import write_whole
 from ..fingerprints import corpus_fingerprint as corpus_fingerprint
 from ..fingerprints import weights_fingerprint
 from ..records import InputError
@@ -53,9 +54,7 @@ class IndexFolder:
 
     def write(self, name: str, save: Callable[[Path], Any]) -> None:
         """Let `save` write a piece to the path that it is given, then put it in place."""
-        partial = self.folder / f"{name}.{os.getpid()}.partial"
-        save(partial)
-        os.replace(partial, self.folder / name)
+        write_whole(self.folder / name, save)
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:

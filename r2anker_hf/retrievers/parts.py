@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from ..files import write_whole
 from ..processes import is_main_process, my_share, wait_for_all
 from .base import Retriever
 
@@ -40,22 +41,18 @@ def search_in_parts(
         start = int(name[:5]) * size
         run = retriever.search(dict(islice(queries.items(), start, start + size)), depth)
         if is_main_process() or not retriever.shares_corpus:
-            partial = parts / f"{name}.{os.getpid()}.partial"
-            run.write_trec(partial)
-            os.replace(partial, parts / name)
+            write_whole(parts / name, run.write_trec)
     wait_for_all()
     if is_main_process():
         if not whole.exists():
-            _join([parts / name for name in names], whole)
+            write_whole(whole, partial(_join, [parts / name for name in names]))
         shutil.rmtree(parts)
     wait_for_all()
     return whole
 
 
 def _join(paths: list[Path], target: Path) -> None:
-    partial = target.with_name(f"{target.name}.partial")
-    with open(partial, "wb") as out:
+    with open(target, "wb") as out:
         for path in paths:
             with open(path, "rb") as part:
                 shutil.copyfileobj(part, out)
-    os.replace(partial, target)

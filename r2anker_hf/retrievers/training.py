@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers.trainer_utils import get_last_checkpoint
 
+from .. import checkpoints as training_checkpoints
 from ..attention import override_dropout, use_matmul_attention
+from ..files import write_whole
 from ..models import StopDiverged, check_finite, check_length, check_source, loading
 from ..negatives.sampling import SamplingOptions, draw_group
 from ..precision import fastest_precision, say
@@ -239,9 +240,7 @@ def starting_model(
 def save_encoder(encoder: Any, target: Path) -> None:
     """A model folder that is whole or absent; InputError for weights that are not finite."""
     check_finite(encoder, f"{target}: not saved")
-    unfinished = target.with_name(f".{target.name}.partial")
-    encoder.save_pretrained(str(unfinished), create_model_card=False)
-    unfinished.rename(target)
+    write_whole(target, lambda path: encoder.save_pretrained(str(path), create_model_card=False))
 
 
 def _is_sparse_encoder(model: str | os.PathLike, revision: str | None) -> bool:
@@ -364,7 +363,7 @@ def train(
     if settings.bf16 and not torch.accelerator.is_available():
         use_matmul_attention(encoder[0].auto_model)
     trainer = trainer_of(encoder, tuples, loss or contrastive_loss(encoder, settings), settings, checkpoints)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if os.path.isdir(checkpoints) else None)
+    training_checkpoints.train(trainer)
     return trainer.state
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole story of one recipe folder: two first stages, joint negatives, a ranker, and what it is worth.
+# The whole story of one recipe folder: two first stages and their fusion, joint negatives, a ranker, and its worth.
 #
 #     bash recipes/run.sh nfcorpus
 #
@@ -9,6 +9,8 @@
 # MODEL       what the ranker starts from                   (default as above)
 # RETRIEVER   the dense retriever                           (default as above)
 # SPLADE      a SPLADE model whose negatives join theirs    (default none; train_retriever.py makes one, its L2)
+# RERANK      first stages that the ranker reranks          (default "bm25 dense fused"; fewer take less time)
+# DEV_DEPTH   documents reranked per dev query              (default as for test; 100 spares msmarco 6 million pairs)
 # PSEUDO      warm up on so many pseudo-queries             (default: on the training queries)
 # COMMON, WARM_START, TRAINING, RERANKING   further options for every stage, or for one
 #
@@ -19,6 +21,7 @@ cd "$(dirname "$0")/.."
 recipe=recipes/${1:?which recipe? one of: $(cd recipes && echo */)}
 OUT=${OUT:-out/$1}
 LAUNCH=${LAUNCH:-python}
+RERANK=${RERANK:-bm25 dense fused}
 COMMON="${COLLECTION:+--collection $COLLECTION} ${COMMON:-}"
 export TOKENIZERS_PARALLELISM=false
 
@@ -29,9 +32,13 @@ run() { # run STAGE [options]: the recipe of that stage with this folder's setti
   $LAUNCH "recipes/$script.py" --config "$recipe/$settings.yaml" $COMMON "$@"
 }
 
-splits="train test"
+both() { # both SPLIT: put the runs of BM25 and the dense retriever into `lists`
+  lists=(bm25="$OUT/runs/$1/bm25/run.trec" dense="$OUT/runs/$1/dense/run.trec")
+}
+
+splits="train test" chosen_on=train
 if grep -q '^dev_split:' "$recipe/train_ranker.yaml"; then
-  splits="train dev test"
+  splits="train dev test" chosen_on=dev
 fi
 for split in $splits; do
   printf '\n== retrieve: the %s queries, by BM25 and by a dense retriever\n' "$split"
@@ -40,7 +47,16 @@ for split in $splits; do
     --output_dir "$OUT/runs/$split/dense"
 done
 
-lists=(bm25="$OUT/runs/train/bm25/run.trec" dense="$OUT/runs/train/dense/run.trec")
+printf '\n== fuse: both lists as one, by weights that the %s queries choose\n' "$chosen_on"
+both "$chosen_on"
+chooser=("${lists[@]}")
+both test
+run fuse fuse --runs "${lists[@]}" --dev_runs "${chooser[@]}" --output_dir "$OUT/runs/test/fused"
+if [ "$chosen_on" = dev ]; then
+  run fuse fuse --runs "${chooser[@]}" --reuse "$OUT/runs/test/fused" --output_dir "$OUT/runs/dev/fused"
+fi
+
+both train
 if [ -n "${SPLADE:-}" ]; then
   printf '\n== retrieve: the train queries, by SPLADE\n'
   run retrieve retrieve_splade --split train --model "$SPLADE" --index "$OUT/index/splade" \
@@ -77,14 +93,37 @@ fi
 run train_ranker train_ranker --negatives "$OUT/negatives" ${MODEL:+--model "$MODEL"} ${TRAINING:-} \
   --output_dir "$OUT/ranker"
 
-for first in bm25 dense; do
-  printf '\n== rerank: what %s found for the test queries\n' "$first"
+rerank() { # rerank SPLIT FIRST_STAGE [options]
+  local split=$1 first=$2
+  shift 2
+  printf '\n== rerank: what %s found for the %s queries\n' "$first" "$split"
   # shellcheck disable=SC2086
-  run rerank rerank --ranker "$OUT/ranker" --split test --run "$OUT/runs/test/$first/run.trec" ${RERANKING:-} \
-    --output_dir "$OUT/runs/test/ranker_over_$first"
+  run rerank rerank --ranker "$OUT/ranker" --split "$split" --run "$OUT/runs/$split/$first/run.trec" ${RERANKING:-} "$@" \
+    --output_dir "$OUT/runs/$split/ranker_over_$first"
+}
+
+systems=(bm25 dense fused) first_stages=()
+for first in $RERANK; do
+  rerank test "$first"
+  systems+=("ranker_over_$first") first_stages+=("ranker_over_$first=$first")
 done
 
+if [[ " $RERANK " == *" fused "* ]]; then
+  weights=(--method standardise) # equal ones: a ranker's worth on its own training queries is no guide
+  if [ "$chosen_on" = dev ]; then
+    rerank dev fused ${DEV_DEPTH:+--depth "$DEV_DEPTH"}
+    weights=(--dev_runs ranker="$OUT/runs/dev/ranker_over_fused/run.trec" "${chooser[@]}")
+  fi
+  printf '\n== interpolate: the scores of the ranker and of its first stages\n'
+  both test
+  run fuse fuse --within ranker --runs ranker="$OUT/runs/test/ranker_over_fused/run.trec" "${lists[@]}" \
+    "${weights[@]}" --output_dir "$OUT/runs/test/interpolated"
+  systems+=(interpolated) first_stages+=(interpolated=fused)
+fi
+
 printf '\n== score: every system on the test queries\n'
-run score score --runs bm25="$OUT/runs/test/bm25/run.trec" dense="$OUT/runs/test/dense/run.trec" \
-  ranker_over_bm25="$OUT/runs/test/ranker_over_bm25/run.trec" \
-  ranker_over_dense="$OUT/runs/test/ranker_over_dense/run.trec" --output_dir "$OUT/report"
+runs=()
+for system in "${systems[@]}"; do
+  runs+=("$system=$OUT/runs/test/$system/run.trec")
+done
+run score score --runs "${runs[@]}" --first_stages "${first_stages[@]}" --output_dir "$OUT/report"

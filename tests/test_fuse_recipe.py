@@ -1,4 +1,4 @@
-"""fuse.py: what dev queries choose is what test runs are fused by, nothing reads test judgements, bad input is named."""
+"""fuse.py: dev queries choose how test runs are fused, nothing reads test judgements, bad input is named."""
 
 import json
 

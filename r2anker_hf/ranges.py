@@ -100,6 +100,9 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("seed", "data_seed"), SEED),
     **dict.fromkeys(("temperature", "sampling_temperature", "teacher_temperature"), TEMPERATURE),
     "smoothing": PART,
+    "k": COUNT_OR_NONE,  # of reciprocal ranks
+    "weights": NOT_NEGATIVE,
+    "step": PART,
     "shares": NOT_NEGATIVE,
     # of scores
     **dict.fromkeys(("min_score", "max_score", "values"), SCORE),

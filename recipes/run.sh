@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole story of one recipe folder: two first stages, joint negatives, a ranker, and what it is worth.
+# The whole story of one recipe folder: two first stages and their fusion, joint negatives, a ranker, and its worth.
 #
 #     bash recipes/run.sh nfcorpus
 #
@@ -10,6 +10,8 @@
 # RETRIEVER   the dense retriever                           (default as above)
 # SPLADE      a SPLADE model whose negatives join theirs    (default none; train_retriever.py makes one, its L2)
 # SPLITS      the splits that are reported                  (default those of the recipe's score*.yaml)
+# RERANK      first stages that the ranker reranks          (default "bm25 dense fused"; fewer take less time)
+# DEV_DEPTH   documents reranked per dev query              (default as for test)
 # PSEUDO      warm up on so many pseudo-queries             (default: on the training queries)
 # COMMON, WARM_START, TRAINING, RERANKING   further options for every stage, or for one
 #
@@ -20,6 +22,7 @@ cd "$(dirname "$0")/.."
 recipe=recipes/${1:?which recipe? one of: $(cd recipes && echo */)}
 OUT=${OUT:-out/$1}
 LAUNCH=${LAUNCH:-python}
+RERANK=${RERANK:-bm25 dense fused}
 COMMON="${COLLECTION:+--collection $COLLECTION} ${COMMON:-}"
 export TOKENIZERS_PARALLELISM=false
 
@@ -33,12 +36,19 @@ run() { # run STAGE [options]: the recipe of that stage with this folder's setti
 SPLITS=${SPLITS:-$(sed -n 's/^split: *\([^ #]*\).*/\1/p' "$recipe"/score*.yaml)}
 # the split that chooses the checkpoint, where no training queries are held out for that
 DEV=$(sed -n 's/^dev_split: *\([^ #]*\).*/\1/p' "$recipe/train_ranker.yaml")
+# the split that chooses how to fuse; none where fuse.yaml says it
+FUSED_BY=$(sed -n 's/^dev_split: *\([^ #]*\).*/\1/p' "$recipe/fuse.yaml")
 for split in $SPLITS; do
   if [ "$split" = "$DEV" ]; then
     echo "error: SPLITS: $split chooses the checkpoint, so it is not reported" >&2
     exit 2
   fi
 done
+
+both() { # both SPLIT: put the runs of BM25 and the dense retriever into `lists`
+  lists=(bm25="$OUT/runs/$1/bm25/run.trec" dense="$OUT/runs/$1/dense/run.trec")
+}
+
 for split in train $DEV $SPLITS; do
   printf '\n== retrieve: the %s queries, by BM25 and by a dense retriever\n' "$split"
   run retrieve retrieve_bm25 --split "$split" --index "$OUT/index/bm25" --output_dir "$OUT/runs/$split/bm25"
@@ -46,7 +56,21 @@ for split in train $DEV $SPLITS; do
     --output_dir "$OUT/runs/$split/dense"
 done
 
-lists=(bm25="$OUT/runs/train/bm25/run.trec" dense="$OUT/runs/train/dense/run.trec")
+for split in $SPLITS; do
+  printf '\n== fuse: both lists of the %s queries as one%s\n' "$split" "${FUSED_BY:+, by weights that $FUSED_BY queries choose}"
+  both "$split"
+  runs=("${lists[@]}") chooser=()
+  if [ -n "$FUSED_BY" ]; then
+    both "$FUSED_BY"
+    chooser=(--dev_runs "${lists[@]}")
+  fi
+  run fuse fuse --runs "${runs[@]}" "${chooser[@]}" --output_dir "$OUT/runs/$split/fused"
+  if [[ -n "$DEV" && "$DEV" = "$FUSED_BY" ]]; then
+    run fuse fuse --runs "${lists[@]}" --reuse "$OUT/runs/$split/fused" --output_dir "$OUT/runs/$DEV/fused"
+  fi
+done
+
+both train
 if [ -n "${SPLADE:-}" ]; then
   printf '\n== retrieve: the train queries, by SPLADE\n'
   run retrieve retrieve_splade --split train --model "$SPLADE" --index "$OUT/index/splade" \
@@ -81,20 +105,44 @@ TRAINING="${DEV:+--dev_run $OUT/runs/$DEV/bm25/run.trec} ${TRAINING:-}"
 run train_ranker train_ranker --negatives "$OUT/negatives" ${MODEL:+--model "$MODEL"} $TRAINING \
   --output_dir "$OUT/ranker"
 
+rerank() { # rerank SPLIT FIRST_STAGE [options]
+  local split=$1 first=$2
+  shift 2
+  printf '\n== rerank: what %s found for the %s queries\n' "$first" "$split"
+  # shellcheck disable=SC2086
+  run rerank rerank --ranker "$OUT/ranker" --split "$split" --first_stage "$OUT/runs/$split/$first/run.trec" \
+    ${RERANKING:-} "$@" --output_dir "$OUT/runs/$split/ranker_over_$first"
+}
+
+weights=(--method standardise) # equal ones: a ranker's worth on its own training queries is no guide
+if [[ -n "$DEV" && " $RERANK " == *" fused "* ]]; then
+  rerank "$DEV" fused ${DEV_DEPTH:+--depth "$DEV_DEPTH"}
+  both "$DEV"
+  weights=(--dev_runs ranker="$OUT/runs/$DEV/ranker_over_fused/run.trec" "${lists[@]}")
+fi
+
 for split in $SPLITS; do
-  runs=$OUT/runs/$split
-  for first in bm25 dense; do
-    printf '\n== rerank: what %s found for the %s queries\n' "$first" "$split"
-    # shellcheck disable=SC2086
-    run rerank rerank --ranker "$OUT/ranker" --split "$split" --first_stage "$runs/$first/run.trec" ${RERANKING:-} \
-      --output_dir "$runs/ranker_over_$first"
+  systems=(bm25 dense fused) first_stages=()
+  for first in $RERANK; do
+    rerank "$split" "$first"
+    systems+=("ranker_over_$first") first_stages+=("ranker_over_$first=$first")
   done
+
+  if [[ " $RERANK " == *" fused "* ]]; then
+    printf '\n== interpolate: the scores of the ranker and of its first stages, for the %s queries\n' "$split"
+    both "$split"
+    run fuse fuse --within ranker --runs ranker="$OUT/runs/$split/ranker_over_fused/run.trec" "${lists[@]}" \
+      "${weights[@]}" --output_dir "$OUT/runs/$split/interpolated"
+    systems+=(interpolated) first_stages+=(interpolated=fused)
+  fi
 
   printf '\n== score: every system on the %s queries\n' "$split"
   settings=score_$split report=$OUT/report_$split
   [ -e "$recipe/$settings.yaml" ] || settings=score
   [ "$split" != test ] || report=$OUT/report
-  run score "$settings" --split "$split" --runs bm25="$runs/bm25/run.trec" dense="$runs/dense/run.trec" \
-    ranker_over_bm25="$runs/ranker_over_bm25/run.trec" ranker_over_dense="$runs/ranker_over_dense/run.trec" \
-    --output_dir "$report"
+  runs=()
+  for system in "${systems[@]}"; do
+    runs+=("$system=$OUT/runs/$split/$system/run.trec")
+  done
+  run score "$settings" --split "$split" --runs "${runs[@]}" --first_stages "${first_stages[@]}" --output_dir "$report"
 done

@@ -24,6 +24,7 @@ def base(stage: str, story: Path, model: Path) -> dict[str, object]:
         "analyse": {"negatives": negatives},
         "distil": {"negatives": negatives, "model": model, "teacher": story / "ranker", **TRAINING},
         "export": {"negatives": negatives, "num_negatives": 2},
+        "fuse": {"runs": story / "test/bm25/run.trec"},
         "mine": {"collection": collection, "runs": story / "train/bm25/run.trec", "audit_queries": 0},
         "pretrain": {"collection": collection, "model": model, "max_length": 32, **TRAINER},
         "rerank": {"ranker": story / "ranker", "collection": collection, "first_stage": story / "test/bm25/run.trec"},

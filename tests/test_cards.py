@@ -77,6 +77,36 @@ def test_what_a_reader_needs_is_said(card, folder):
     assert "{{" not in card and "{%" not in card and "None" not in card and "\n\n\n\n" not in card
 
 
+def test_the_card_says_that_no_fusion_was_measured(card):
+    assert "It was not compared with a fusion of its first stages" in card
+
+
+@pytest.fixture(scope="module")
+def beside_fusions(finished, tmp_path_factory):
+    """The ranker's folder with a report that also has its first stages fused, and itself with them."""
+    folder = tmp_path_factory.mktemp("fusions")
+    runs = {name: finished / "test" / name / "run.trec" for name in ("bm25", "dense", "ranker")}
+    fused = [f"{name}={runs[name]}" for name in ("bm25", "dense")]
+    run("fuse", "FusionConfig", runs=fused, weights=["bm25=0.3", "dense=0.7"], output_dir=folder / "fused")
+    mixed = {"runs": [f"ranker={runs['ranker']}", *fused], "within": "ranker"}
+    run("fuse", "FusionConfig", **mixed, output_dir=folder / "interpolated")
+    runs |= {name: folder / name / "run.trec" for name in ("fused", "interpolated")}
+    options = {"collection": finished / "toy", "measures": ["MRR@10"], "first_stages": "ranker=bm25", "resamples": 200}
+    run("score", "ScoringConfig", runs=[f"{n}={p}" for n, p in runs.items()], **options, output_dir=folder / "report")
+    return stage("ranker", finished / "ranker", "me/toy", into=folder / "ranker", report=folder / "report").folder
+
+
+def test_a_ranker_is_compared_with_its_fused_first_stages(beside_fusions):
+    card, report = (beside_fusions / "README.md").read_text(), read_report(beside_fusions / "eval")
+    assert f"| fused | {report.system('fused').scores['MRR@10'].mean:.4f}" in card.replace("**", "")
+    assert "fused is fused without training: `reciprocal_rank` of bm25 (weight 0.3), dense (weight 0.7)." in card
+    assert "| ranker | bm25 | MRR@10 |" in card and "| ranker | fused | MRR@10 |" in card
+    assert "| ranker | interpolated |" not in card and "interpolated is fused" not in card
+    assert "than fused." in card or "from fused." in card
+    assert "not compared with" not in card and "its first stage and to the fused run" in card
+    assert check_folder(beside_fusions) == []
+
+
 def test_tables_are_whole(card):
     for block in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
         widths = {len(re.split(r"(?<!\\)\|", line)) for line in block.splitlines()}

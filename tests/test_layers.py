@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measures": {"run"},
     "evaluation": {"run", "measures"},
     "report": {"evaluation"},
+    "fusion": {"run", "measures"},
     "retrievers": {"run", "collection", "processes", "fingerprints", "retrievers.encoders"},
     "retrievers.encoders": {"models", "retrievers.encoding"},
     "retrievers.training": {
@@ -74,6 +75,7 @@ LOADS_WITHOUT = {
     "records": ["torch"],
     "run": ["torch"],
     "measures": ["torch"],
+    "fusion": ["torch"],
     "listwise": ["faiss", "bm25s", "sentence_transformers"],
     "rankers": ["faiss", "bm25s", "sentence_transformers"],
     "pretraining": ["faiss", "bm25s", "sentence_transformers"],

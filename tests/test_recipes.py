@@ -29,6 +29,7 @@ STAGES = (
     "import_negatives",
     "train_ranker",
     "rerank",
+    "fuse",
     "score",
     "teach",
     "distil",
@@ -78,9 +79,13 @@ def story(tiny_model, tmp_path_factory):
 def test_the_story_ends_with_a_table_and_a_report(story):
     out, printed, _ = story
     table = printed[printed.rindex("== score") :]
-    for system in ("bm25", "dense", "ranker_over_bm25", "ranker_over_dense"):
+    rerankings = {"ranker_over_bm25": "bm25", "ranker_over_dense": "dense", "ranker_over_fused": "fused"}
+    first_stages = {**rerankings, "interpolated": "fused"}
+    for system in ("bm25", "dense", "fused", *first_stages):
         assert f"\n{system} " in table
-    assert "ranker_over_bm25 against bm25, MRR@10:" in table and "report.html" in table
+    for system, first in first_stages.items():
+        assert f"{system} against {first}, MRR@10:" in table
+    assert "report.html" in table
     report = json.loads((out / "report" / "report.json").read_text())
     assert len(report["query_ids"]) == 20
     html = (out / "report" / "report.html").read_text()
@@ -90,7 +95,7 @@ def test_the_story_ends_with_a_table_and_a_report(story):
 def test_every_stage_left_one_folder_with_config_and_provenance(story):
     out, _, _ = story
     folders = [*(out / "runs").glob("*/*"), out / "negatives", out / "warm_start", out / "ranker", out / "report"]
-    assert len(folders) == 12
+    assert len(folders) == 17
     for folder in folders:
         provenance = json.loads((folder / "provenance.json").read_text())
         assert provenance["inputs"] and provenance["packages"]["torch"], folder
@@ -121,18 +126,39 @@ def test_every_paired_test_that_score_offers_is_known(story, tmp_path):
 
 def test_rerankings_hold_the_first_stage_s_documents(story):
     out, _, _ = story
-    for first in ("bm25", "dense"):
+    for first in ("bm25", "dense", "fused"):
         before = Run.read_trec(out / "runs/test" / first / "run.trec").top(100)
         after = Run.read_trec(out / f"runs/test/ranker_over_{first}/run.trec")
         assert {q: {d.doc_id for d in after[q]} for q in after} == {q: {d.doc_id for d in before[q]} for q in before}
         assert any([d.doc_id for d in after[q]] != [d.doc_id for d in before[q]] for q in after)
 
 
+def test_dev_queries_choose_how_test_runs_are_fused(story):
+    out, _, _ = story
+    fused, interpolated = out / "runs/test/fused", out / "runs/test/interpolated"
+    for folder, names, within in (
+        (fused, ["bm25", "dense"], None),
+        (interpolated, ["ranker", "bm25", "dense"], "ranker"),
+    ):
+        record = json.loads((folder / "fusion.json").read_text())
+        assert list(record["weights"]) == names and record["within"] == within and record["dev"]["queries"] == 15
+        assert record["dev"]["value"] == max(point["value"] for point in record["dev"]["grid"])
+    reused = json.loads((out / "runs/dev/fused/fusion.json").read_text())
+    assert reused == {
+        key: value for key, value in json.loads((fused / "fusion.json").read_text()).items() if key != "dev"
+    }
+    before, after = (
+        Run.read_trec(out / "runs/test/ranker_over_fused/run.trec"),
+        Run.read_trec(interpolated / "run.trec"),
+    )
+    assert {q: {d.doc_id for d in after[q]} for q in after} <= {q: {d.doc_id for d in before[q]} for q in before}
+
+
 def test_a_second_run_does_nothing_twice(story):
     out, _, environment = story
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     done = launch(["bash", "recipes/run.sh", "nano"], **environment)
-    assert done.returncode == 0 and done.stdout.count("finished before") == 12
+    assert done.returncode == 0 and done.stdout.count("finished before") == 17
     assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 
@@ -435,7 +461,7 @@ def test_the_story_s_commands(folder, splits, tmp_path):
     training = next(o for script, o in options[::-1] if script == "recipes/train_ranker.py")
     reported = splits.split() if splits else ["test", "dev"] if folder == "msmarco" else ["test"]
     chosen_by = ["dev"] if folder in ("nano", "nfcorpus") else []
-    assert split_of["score"] == reported and split_of["rerank"] == [s for s in reported for _ in range(2)]
+    assert split_of["score"] == reported and split_of["rerank"] == chosen_by + [s for s in reported for _ in range(3)]
     assert split_of["retrieve"] == [s for s in ["train", *chosen_by, *reported] for _ in range(2)]
     assert training.get("--dev_run") == (f"{tmp_path}/runs/dev/bm25/run.trec" if chosen_by else None)
     settings = yaml.safe_load((REPOSITORY / training["--config"]).read_text())
@@ -483,6 +509,7 @@ def test_help_says_what_the_recipe_does(stage):
         ("teach.py --negatives /nowhere/at/all --ranker x --output_dir OUT", "no such folder"),
         ("distil.py --negatives x --model y --objective kd --output_dir OUT", "margin_mse"),
         ("pretrain.py --collection apidocs --model /nowhere/at/all --output_dir OUT", "nowhere"),
+        ("fuse.py --runs a=gone.trec b=gone.trec --output_dir OUT", "gone.trec: no such file"),
         ("score.py --runs a=gone.trec --output_dir OUT", "give --collection, --qrels, or both"),
         ("score.py --runs a=gone.trec --qrels gone.tsv --output_dir OUT", "gone.trec: no such file"),
         ("score.py --runs a=x --qrelz y --output_dir OUT", "--qrels"),

@@ -40,6 +40,10 @@ _NOT_SETTINGS = {
     "model_revision",
     "first_stage",
     "run",  # what first_stage was called before
+    "runs",
+    "dev_runs",
+    "dev_qrels",
+    "reuse",
     "dry_run",
     "queries_a_part",
     "shard_size",
@@ -333,7 +337,19 @@ def run_facts(path: str | os.PathLike) -> dict[str, Any]:
             local = str(stated).startswith("sha256:")
             facts["settings"][what] = f"{facts['settings'][what]}@{stated}" if local else stated
     facts["git_commit"] = origin.get("git_commit")
-    return facts
+    fusion = path.parent / "fusion.json"
+    return facts | {"fusion": _fusion_facts(fusion, settings["runs"])} if fusion.is_file() else facts
+
+
+def _fusion_facts(path: Path, runs: Mapping[str, str]) -> dict[str, Any]:
+    """How a fused run was made, and whether it is free of rankers: none of its runs is a reranking."""
+    fusion = read_json(path, "method", "weights")
+    free = all(Path(run).is_file() and _is_free(run_facts(run)) for run in runs.values())
+    return {"method": fusion["method"], "weights": fusion["weights"], "free_of_rankers": free}
+
+
+def _is_free(facts: Mapping[str, Any]) -> bool:
+    return "ranker" not in facts.get("settings", {}) and facts.get("fusion", {}).get("free_of_rankers", True)
 
 
 def load_candidates(source: str | os.PathLike, split: str = "train", revision: str | None = None) -> Candidates:

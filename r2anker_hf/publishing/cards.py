@@ -63,6 +63,7 @@ def write_card(folder: Path, kind: str) -> None:
 def render(kind: str, provenance: Mapping[str, Any], report: EvaluationReport | None) -> str:
     """The text of README.md."""
     own = tuple(provenance["systems"])
+    fusions = free_fusions(provenance)
     return (
         environment()
         .get_template(TEMPLATES[kind])
@@ -70,8 +71,9 @@ def render(kind: str, provenance: Mapping[str, Any], report: EvaluationReport | 
             metadata=metadata(kind, provenance, report).to_yaml(),
             p=provenance,
             report=report,
-            tables={name: table.markdown() for name, table in tables(report, own).items()} if report else {},
-            significant=_significant(report, own) if report else [],
+            tables={name: table.markdown() for name, table in tables(report, own, fusions).items()} if report else {},
+            significant=_significant(report, own, fusions) if report else [],
+            fusions=fusions,
             origins=_origins(provenance).markdown(),
             settings=_settings(provenance["stages"]),
             short=_short,
@@ -85,13 +87,22 @@ def template_sha256(kind: str) -> str:
     return hashlib.sha256("".join(map(sha256_file, paths)).encode()).hexdigest()
 
 
-def tables(report: EvaluationReport, own: Sequence[str]) -> dict[str, Table]:
-    """The figures of a card, as texts: means, what a first stage allowed, and paired tests of the model's systems."""
+def free_fusions(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """The report's systems that are first stages fused by `fuse.py`: the strongest ranking without a ranker."""
+    runs = provenance.get("runs", {})
+    return tuple(name for name, facts in runs.items() if facts.get("fusion", {}).get("free_of_rankers"))
+
+
+def tables(report: EvaluationReport, own: Sequence[str], fusions: Sequence[str] = ()) -> dict[str, Table]:
+    """The figures of a card, as texts: means, what a first stage allowed, and paired tests of the model's systems.
+
+    `fusions` are the report's fused runs that a ranker is tested against beside its first stage.
+    """
     found = {"means": _means(report, own)}
     reranked = [system for system in report.systems if system.first_stage and system.name in own]
     if reranked:
         found["first_stages"] = _first_stages(report, reranked)
-    pairs = [c for name in own for c in _comparisons(report, report.system(name))]
+    pairs = [c for name in own for c in _comparisons(report, report.system(name), fusions)]
     if pairs:
         found["pairs"] = Table(
             ("system", "against", "measure", "difference, interval", "Holm p", "wins / ties / losses"),
@@ -210,9 +221,12 @@ def _first_stages(report: EvaluationReport, systems: Sequence[System]) -> Table:
     return Table(tuple(header), tuple(rows), words=2)
 
 
-def _comparisons(report: EvaluationReport, system: System) -> list[Comparison]:
-    """The model's system against its first stage, or against every other system where it is one itself."""
-    others = [system.first_stage.name] if system.first_stage else [s.name for s in report.systems if s is not system]
+def _comparisons(report: EvaluationReport, system: System, fusions: Sequence[str] = ()) -> list[Comparison]:
+    """The model's system against its first stage and fusions, or against every other system where it is one itself."""
+    if system.first_stage:
+        others = list(dict.fromkeys([system.first_stage.name, *fusions]))
+    else:
+        others = [s.name for s in report.systems if s is not system]
     found = [report.comparison(measure, other, system.name) for other in others for measure in report.measures]
     return [comparison for comparison in found if comparison]
 
@@ -224,12 +238,12 @@ def _pair(one: Comparison) -> tuple[str, ...]:
     return (*names, one.measure, difference, p_value(one.p_corrected), outcome)
 
 
-def _significant(report: EvaluationReport, own: Sequence[str]) -> list[dict[str, Any]]:
+def _significant(report: EvaluationReport, own: Sequence[str], fusions: Sequence[str]) -> list[dict[str, Any]]:
     """One sentence's facts for each comparison in the first measure."""
     alpha = 1 - report.settings.confidence
     found = []
     for name in own:
-        for one in _comparisons(report, report.system(name)):
+        for one in _comparisons(report, report.system(name), fusions):
             if one.measure == report.measures[0]:
                 better = "better" if one.difference > 0 else "worse"
                 verdict = (

@@ -85,6 +85,17 @@ def loading(model: str | os.PathLike, kind: str) -> Iterator[None]:
         raise InputError(f"{model}: cannot be loaded as a {kind}: {reason}") from error
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw what a checkpoint lacks, such as a fresh head, from this seed, and leave the process's own draws alone.
+
+    PyTorch seeds a process at random, so that a fresh head would be another one in every run.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def load(
     auto: Any,
     model: str | os.PathLike,

@@ -22,7 +22,7 @@ from .collator import PairEncoder, Text
 from .collection import Collection
 from .files import remove_others
 from .fingerprints import fingerprint, fingerprint_of, tokenizer_fingerprint, weights_fingerprint
-from .models import check_length, check_vocabulary, load, load_tokenizer, positions
+from .models import check_length, check_vocabulary, load, load_tokenizer, positions, seeded
 from .padding_free import batches, forward, use_padding_free
 from .processes import once, processes
 from .records import InputError
@@ -80,6 +80,7 @@ class CrossEncoderRanker:
         max_length: int | None = None,
         max_query_length: int | None = None,
         fresh_head: bool = False,
+        seed: int = 42,
         device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> CrossEncoderRanker:
@@ -93,6 +94,7 @@ class CrossEncoderRanker:
                 positions for them.
             max_query_length: tokens kept of a query; default what the ranker was trained with, or all.
             fresh_head: allow (and expect) a checkpoint without a trained classification head.
+            seed: of a fresh head's weights.
             device: where it runs; default a GPU where there is one.
             kwargs: to `CrossEncoderRanker`.
 
@@ -103,7 +105,8 @@ class CrossEncoderRanker:
         if not Path(model).is_dir():
             revision = resolved(str(model), revision)
         given = {"kind": "ranker", "fresh_head": fresh_head, "labels": 1}
-        loaded = load(AutoModelForSequenceClassification, model, revision, **given)
+        with seeded(seed):
+            loaded = load(AutoModelForSequenceClassification, model, revision, **given)
         tokenizer = load_tokenizer(model, revision, "ranker")
         check_vocabulary(loaded, tokenizer, model)
         limits = getattr(loaded.config, "r2anker", None) or {}

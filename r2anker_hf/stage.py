@@ -39,6 +39,7 @@ def run_stage(
     output_dir: str | os.PathLike,
     inputs: Mapping[str, str | Path],
     work: Callable[[Path], None],
+    *,
     free: Collection[str] = (),
     scratch: Sequence[str] = (),
 ) -> None:

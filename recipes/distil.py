@@ -58,7 +58,7 @@ def main(config: DistillationConfig, training: DistillationTraining) -> None:
     if config.teacher:
         inputs["teacher"] = pinned(config, "teacher")
     scratch = ("checkpoints", "teacher", "start", "tuples.arrow")
-    run_stage((config, training), config.output_dir, inputs, partial(distil, config, training), scratch)
+    run_stage((config, training), config.output_dir, inputs, partial(distil, config, training), scratch=scratch)
 
 
 def distil(config: DistillationConfig, training: DistillationTraining, folder: Path) -> None:

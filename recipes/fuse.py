@@ -27,7 +27,7 @@ from r2anker_hf.fusion import CHOICES, K, Point, choose, fuse
 from r2anker_hf.measures import Qrels
 from r2anker_hf.processes import processes
 from r2anker_hf.records import InputError
-from r2anker_hf.run import Run
+from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import run_stage
 
 FUSION_FILE = "fusion.json"
@@ -76,6 +76,8 @@ def main(config: FusionConfig) -> None:
         options = {"revision": config.revision, "use_titles": config.use_titles, **config.collection_options}
         collection = load_collection(str(config.collection), config.dev_split, **options)
         inputs["collection"], qrels = f"{collection.name}@{collection.revision}", collection.qrels
+        for path in config.dev_runs.values():
+            check_run(Run.read_trec(path), collection.queries, path, config.dev_split)
     run_stage(config, config.output_dir, inputs, partial(write, config, qrels))
 
 
@@ -159,7 +161,11 @@ def _record(config: FusionConfig) -> dict[str, Any]:
 
 
 def _read(paths: Mapping[str, str]) -> dict[str, Run]:
-    return {name: Run.read_trec(path, name) for name, path in paths.items()}
+    runs = {name: Run.read_trec(path, name) for name, path in paths.items()}
+    for name, run in runs.items():
+        if not run:
+            raise InputError(f"{paths[name]}: holds no ranked list")
+    return runs
 
 
 def _point(point: Point, names: list[str]) -> dict[str, Any]:

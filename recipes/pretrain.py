@@ -80,7 +80,7 @@ def main(config: EncoderConfig, training: PretrainingConfig) -> None:
         "model": pinned(config, "model"),
     }
     work, scratch = partial(pretrain, config, training, collection), ("checkpoints", "tokens", "tokenizer")
-    run_stage((config, training), training.output_dir, inputs, work, scratch)
+    run_stage((config, training), training.output_dir, inputs, work, scratch=scratch)
 
 
 def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Collection, folder: Path) -> None:

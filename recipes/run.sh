@@ -56,7 +56,7 @@ for split in train $DEV $SPLITS; do
     --output_dir "$OUT/runs/$split/dense"
 done
 
-for split in $SPLITS; do
+for split in $DEV $SPLITS; do
   printf '\n== fuse: both lists of the %s queries as one%s\n' "$split" "${FUSED_BY:+, by weights that $FUSED_BY queries choose}"
   both "$split"
   runs=("${lists[@]}") chooser=()
@@ -65,9 +65,6 @@ for split in $SPLITS; do
     chooser=(--dev_runs "${lists[@]}")
   fi
   run fuse fuse --runs "${runs[@]}" "${chooser[@]}" --output_dir "$OUT/runs/$split/fused"
-  if [[ -n "$DEV" && "$DEV" = "$FUSED_BY" ]]; then
-    run fuse fuse --runs "${lists[@]}" --reuse "$OUT/runs/$split/fused" --output_dir "$OUT/runs/$DEV/fused"
-  fi
 done
 
 both train
@@ -100,7 +97,7 @@ if [ -e "$recipe/warm_start.yaml" ]; then
 fi
 
 printf '\n== train: a listwise cross-encoder on negatives of all\n'
-TRAINING="${DEV:+--dev_run $OUT/runs/$DEV/bm25/run.trec} ${TRAINING:-}"
+TRAINING="${DEV:+--dev_run $OUT/runs/$DEV/fused/run.trec} ${TRAINING:-}"
 # shellcheck disable=SC2086
 run train_ranker train_ranker --negatives "$OUT/negatives" ${MODEL:+--model "$MODEL"} $TRAINING \
   --output_dir "$OUT/ranker"

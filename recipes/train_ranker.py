@@ -30,6 +30,7 @@ from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
 from r2anker_hf.lora import merged, with_lora
 from r2anker_hf.measures import evaluate_run, means, parse_measure
 from r2anker_hf.mixture import Mixture, epoch_counts
+from r2anker_hf.models import seeded
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.negatives.holdout import hold_out
 from r2anker_hf.rankers import CrossEncoderRanker
@@ -159,11 +160,13 @@ def train(config: RankerConfig, training: ListwiseConfig, dev: tuple[Collection,
         config.max_length,
         config.max_query_length,
         fresh_head=True,
+        seed=training.seed,
         device=training.device,
         dtype=torch.bfloat16 if training.bf16 else torch.float32,
     )
     if config.lora_rank:
-        ranker.model = with_lora(ranker.model, config.lora_rank, config.lora_alpha)
+        with seeded(training.seed):
+            ranker.model = with_lora(ranker.model, config.lora_rank, config.lora_alpha)
     measure = dev_measure(config, ranker, *dev) if dev else None
     trainer = make_trainer(config, training, candidates, ranker, folder, measure)
     checkpoints.train(trainer)

@@ -78,7 +78,7 @@ def main(config: TwoStageConfig, training: RetrieverTraining) -> None:
     if config.negatives:
         inputs["negatives"] = pinned(config, "negatives", "dataset")
     work, scratch = partial(two_stages, config, training, collection), ("checkpoints-*", "tuples-*", "index-*")
-    run_stage((config, training), config.output_dir, inputs, work, scratch)
+    run_stage((config, training), config.output_dir, inputs, work, scratch=scratch)
 
 
 def two_stages(config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path) -> None:

@@ -14,7 +14,7 @@ from r2anker_hf.config import run_recipe
 
 TRAINING = {"num_negatives": 2, "per_device_train_batch_size": 2}
 TRAINER = {**TRAINING, "use_cpu": "true", "mixed_precision": "no", "report_to": "none", "max_steps": 1}
-RUN_OPTIONS = ("runs", "first_stage", "dev_run", "constraints", "rankings")
+RUN_OPTIONS = ("runs", "dev_runs", "first_stage", "dev_run", "constraints", "rankings")
 
 
 def base(stage: str, story: Path, model: Path) -> dict[str, object]:
@@ -24,7 +24,12 @@ def base(stage: str, story: Path, model: Path) -> dict[str, object]:
         "analyse": {"negatives": negatives},
         "distil": {"negatives": negatives, "model": model, "teacher": story / "ranker", **TRAINING},
         "export": {"negatives": negatives, "num_negatives": 2},
-        "fuse": {"runs": story / "test/bm25/run.trec"},
+        "fuse": {
+            "runs": story / "test/bm25/run.trec",
+            "dev_runs": story / "train/bm25/run.trec",
+            "collection": collection,
+            "dev_split": "train",
+        },
         "mine": {"collection": collection, "runs": story / "train/bm25/run.trec", "audit_queries": 0},
         "pretrain": {"collection": collection, "model": model, "max_length": 32, **TRAINER},
         "rerank": {"ranker": story / "ranker", "collection": collection, "first_stage": story / "test/bm25/run.trec"},
@@ -125,9 +130,14 @@ def bad_runs(good: Path, folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(("stage", "option"), readers(*RUN_OPTIONS))
 def test_a_run_that_is_none_of_this_split_is_refused(stage, option, finished, tiny_model, tmp_path):
     options = {**base(stage, finished, tiny_model), "output_dir": tmp_path / "out"}
+    if (stage, option) == ("mine", "dev_runs"):
+        options["dev_split"] = "test"
     if option == "dev_run":
         options |= {"collection": finished / "toy", "dev_split": "test"}
-    for path in bad_runs(finished / "test/bm25/run.trec", tmp_path / "runs").values():
+    bad = bad_runs(finished / "test/bm25/run.trec", tmp_path / "runs")
+    if (stage, option) == ("fuse", "runs"):
+        del bad["of another split"]  # of which it has no collection
+    for path in bad.values():
         assert str(path) in refusal(stage, {**options, option: path})
     assert not (tmp_path / "out").exists()
 

@@ -232,7 +232,7 @@ def test_a_dense_student_learns_the_teacher_s_order(objective, tiny_model, tmp_p
 
 
 def test_a_sparse_student_learns_the_teacher_s_order(tiny_model, tmp_path):
-    options = {"learning_rate": 2e-3, "num_negatives": 2, "num_train_epochs": 60, "head_steps": 30}
+    options = {"learning_rate": 2e-3, "num_negatives": 2, "num_train_epochs": 120, "head_steps": 30}
     settings = DistillationTraining(**SMALL, **options)
     write_tuples(rows_of_colours(), str, settings, tmp_path / "t.arrow", "teacher")
     tuples = Dataset.from_file(str(tmp_path / "t.arrow"))

@@ -1,5 +1,6 @@
 """One door for all models: whatever is broken is one line for every loader, what comes in is float32 and finite."""
 
+import math
 import os
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from datasets import Dataset
 from published_toy import recipe
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SparseEncoder
-from transformers import AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 
 from r2anker_hf import pretraining
 from r2anker_hf.models import check_finite, positions
+from r2anker_hf.ranges import RANGES, Range
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.records import InputError
 from r2anker_hf.retrievers import training
@@ -246,8 +248,25 @@ TRAININGS = {
 
 @pytest.mark.parametrize("options", [{"logging_steps": 1}, {"logging_steps": 100, "save_strategy": "epoch"}])
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_training_that_diverges_ends_with_its_step_and_rate(name, options, masked_model, tmp_path):
+def test_a_training_that_diverges_ends_with_its_step_and_rate(name, options, masked_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(RANGES, "learning_rate", Range(above=0, most=math.inf))  # options refuse a rate above 1
     with pytest.raises(InputError, match=r"step \d+: the training diverged at learning_rate 1e\+30; lower it"):
         TRAININGS[name](masked_model, tmp_path / "out", **options)
     for path in tmp_path.rglob("*.safetensors"):
         check_finite(load_file(path), str(path))  # what was saved before can be gone on from
+
+
+FRESH = ("ranker to train", "splade to train")
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_a_fresh_head_is_drawn_by_its_seed(name, tiny_model, tmp_path):
+    folder = copied(tiny_model, tmp_path / "encoder")
+    AutoModel.from_pretrained(folder).save_pretrained(folder)  # without any head
+    heads = []
+    for place in range(2):
+        torch.manual_seed(place)  # a process begins anywhere
+        state = torch.get_rng_state()
+        heads.append({key: value.clone() for key, value in LOADERS[name](folder).state_dict().items()})
+        assert torch.equal(torch.get_rng_state(), state), "the process's own draws go on as if nothing was loaded"
+    assert all(torch.equal(value, heads[1][key]) for key, value in heads[0].items())

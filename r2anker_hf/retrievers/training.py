@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .. import checkpoints as training_checkpoints
 from ..attention import override_dropout, use_matmul_attention
 from ..files import write_whole
-from ..models import StopDiverged, check_finite, check_length, check_source, loading
+from ..models import StopDiverged, check_finite, check_length, check_source, loading, seeded
 from ..negatives.sampling import SamplingOptions, draw_group
 from ..precision import fastest_precision, say
 from ..processes import is_main_process, wait_for_all
@@ -193,7 +193,7 @@ def load_splade(
         return limited(load_encoder(SparseEncoder, model, revision), settings.max_length, model)
     options = {"revision": revision} if revision else {}
     weights = {**options, "dtype": torch.float32, "ignore_mismatched_sizes": True}  # `check_encoder` names them
-    with loading(model, "SparseEncoder"):
+    with loading(model, "SparseEncoder"), seeded(settings.seed):
         transformer = Transformer(
             os.fspath(model),
             transformer_task="fill-mask",
@@ -204,7 +204,8 @@ def load_splade(
         encoder = SparseEncoder(modules=[transformer, SpladePooling()])
     limited(check_encoder(encoder, model, revision, fresh_head=True), settings.max_length, model)
     if settings.head_steps and head_is_fresh(encoder, model, revision):
-        teach_head(encoder, texts, size, settings)
+        with seeded(settings.seed):  # dropout
+            teach_head(encoder, texts, size, settings)
     return encoder
 
 

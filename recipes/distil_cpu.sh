@@ -74,7 +74,8 @@ if [ "${ROUNDS:-1}" -gt 1 ]; then
     distilled="$OUT/runs/train/$first/run.trec"
   # shellcheck disable=SC2086
   $LAUNCH recipes/train_ranker.py --config recipes/nano/train_ranker.yaml --negatives "$OUT/round2/negatives" \
-    --model "$NANO/warm_start" --eval_strategy no --save_strategy no ${RANKER:-} --output_dir "$OUT/round2/ranker"
+    --model "$MODEL" --eval_strategy no --save_strategy steps --save_steps 0.25 --save_total_limit 1 \
+    ${RANKER:-} --output_dir "$OUT/round2/ranker"
   distil round2/kl "$OUT/$first" "$OUT/round2/negatives" "$OUT/round2/ranker" --seed "${SEEDS%% *}"
   retrieve "$SPLIT" round2 "$OUT/round2/kl"
   score round2 untrained=untrained round1="$first" round2=round2

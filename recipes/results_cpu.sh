@@ -24,10 +24,12 @@ train() {
     --runs bm25="$OUT/$1/train/bm25/run.trec" dense="$OUT/$1/train/dense/run.trec"
   # shellcheck disable=SC2086
   python recipes/train_ranker.py --negatives "$OUT/$1/negatives" --model "$MODEL" $SMALL --objective retrievers \
-    --max_length 96 --learning_rate 3e-4 --max_steps "$2" --save_strategy no --output_dir "$OUT/$1/warm_start"
+    --max_length 96 --learning_rate 3e-4 --max_steps "$2" --save_strategy steps --save_steps 0.25 --save_total_limit 1 \
+    --output_dir "$OUT/$1/warm_start"
   # shellcheck disable=SC2086
   python recipes/train_ranker.py --negatives "$OUT/$1/negatives" --model "$OUT/$1/warm_start" $SMALL \
-    --max_length 128 --learning_rate 1e-4 --max_steps "$2" --save_strategy no --output_dir "$OUT/$1/ranker"
+    --max_length 128 --learning_rate 1e-4 --max_steps "$2" --save_strategy steps --save_steps 0.25 --save_total_limit 1 \
+    --output_dir "$OUT/$1/ranker"
 }
 
 # rerank COLLECTION RANKER_OF NAME RUN DEPTH

@@ -12,7 +12,7 @@
 # SPLITS      the splits that are reported                  (default those of the recipe's score*.yaml)
 # RERANK      first stages that the ranker reranks          (default "bm25 dense fused"; fewer take less time)
 # DEV_DEPTH   documents reranked per dev query              (default as for test)
-# PSEUDO      warm up on so many pseudo-queries             (default: on the training queries)
+# PSEUDO      warm up on so many pseudo-queries             (default: no warm start; needs warm_start.yaml)
 # COMMON, WARM_START, TRAINING, RERANKING   further options for every stage, or for one
 #
 # Stages that are finished are not done twice, so a run that was stopped goes on where it was.
@@ -77,18 +77,15 @@ fi
 printf '\n== mine: the candidates that negatives are drawn from\n'
 run mine mine --runs "${lists[@]}" --output_dir "$OUT/negatives"
 
-if [ -e "$recipe/warm_start.yaml" ]; then
-  unlabelled=$OUT/negatives
-  if [ -n "${PSEUDO:-}" ]; then
-    printf '\n== pseudo-queries: titles and first sentences, and what both retrievers find for them\n'
-    split=pseudo.$PSEUDO unlabelled=$OUT/unlabelled
-    run retrieve retrieve_bm25 --split "$split" --index "$OUT/index/bm25" --output_dir "$OUT/runs/$split/bm25"
-    run retrieve retrieve_dense --split "$split" ${RETRIEVER:+--model "$RETRIEVER"} --index "$OUT/index/dense" \
-      --output_dir "$OUT/runs/$split/dense"
-    run mine mine --split "$split" --audit_queries 0 --output_dir "$unlabelled" \
-      --runs bm25="$OUT/runs/$split/bm25/run.trec" dense="$OUT/runs/$split/dense/run.trec"
-    WARM_START="--negatives_split $split --leave_out_positives true ${WARM_START:-}"
-  fi
+if [ -n "${PSEUDO:-}" ]; then
+  printf '\n== pseudo-queries: titles and first sentences, and what both retrievers find for them\n'
+  split=pseudo.$PSEUDO unlabelled=$OUT/unlabelled
+  run retrieve retrieve_bm25 --split "$split" --index "$OUT/index/bm25" --output_dir "$OUT/runs/$split/bm25"
+  run retrieve retrieve_dense --split "$split" ${RETRIEVER:+--model "$RETRIEVER"} --index "$OUT/index/dense" \
+    --output_dir "$OUT/runs/$split/dense"
+  run mine mine --split "$split" --audit_queries 0 --output_dir "$unlabelled" \
+    --runs bm25="$OUT/runs/$split/bm25/run.trec" dense="$OUT/runs/$split/dense/run.trec"
+  WARM_START="--negatives_split $split --leave_out_positives true ${WARM_START:-}"
   printf "\n== warm start: a fresh ranker learns the retrievers' own scores, without judgements\n"
   # shellcheck disable=SC2086
   run train_ranker warm_start --negatives "$unlabelled" ${MODEL:+--model "$MODEL"} ${WARM_START:-} \

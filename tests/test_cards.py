@@ -62,7 +62,7 @@ def test_what_a_reader_needs_is_said(card, folder):
     assert f"| bm25 | {audit['retrievers']['bm25']['negatives']} |" in card and f"| {share} (" in card
     for said in (
         *(
-            "3 a query, by the policy `union`",
+            "3 per query, by the policy `union`",
             "cc-by-4.0",
             "device hours on",
             "250.0 W a device",

@@ -70,7 +70,6 @@ def story(tiny_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("story") / "nano"
     training = "--max_steps 4 --per_device_train_batch_size 4 --num_negatives 3 --use_cpu true --mixed_precision no"
     environment = {"OUT": out, "MODEL": tiny_model, "RETRIEVER": tiny_model, "COMMON": SIZES, "TRAINING": training}
-    environment["WARM_START"] = training
     done = launch(["bash", "recipes/run.sh", "nano"], **environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return out, done.stdout, environment
@@ -94,8 +93,8 @@ def test_the_story_ends_with_a_table_and_a_report(story):
 
 def test_every_stage_left_one_folder_with_config_and_provenance(story):
     out, _, _ = story
-    folders = [*(out / "runs").glob("*/*"), out / "negatives", out / "warm_start", out / "ranker", out / "report"]
-    assert len(folders) == 17
+    folders = [*(out / "runs").glob("*/*"), out / "negatives", out / "ranker", out / "report"]
+    assert len(folders) == 16
     for folder in folders:
         provenance = json.loads((folder / "provenance.json").read_text())
         assert provenance["inputs"] and provenance["packages"]["torch"], folder
@@ -157,7 +156,7 @@ def test_a_second_run_does_nothing_twice(story):
     out, _, environment = story
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     done = launch(["bash", "recipes/run.sh", "nano"], **environment)
-    assert done.returncode == 0 and done.stdout.count("finished before") == 17
+    assert done.returncode == 0 and done.stdout.count("finished before") == 16
     assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 

@@ -57,17 +57,23 @@ for seed in $SEEDS; do
     weights=(--method standardise) # equal ones where no split but the trained one could choose
     if [ "$name" != scifact ]; then
       first_stages "$name" dev
-      python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$name/train/fused" \
-        --output_dir "$OUT/$name/dev/fused"
+      python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$name/train/fused" --output_dir "$OUT/$name/dev/pool"
       python recipes/rerank.py --ranker "$ranker" --collection "$(where "$name")" --split dev --depth 100 \
-        --first_stage "$OUT/$name/dev/fused/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/dev/ranker-$seed"
+        --first_stage "$OUT/$name/dev/pool/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/dev/ranker-$seed"
       weights=(--collection "$(where "$name")" --dev_split dev
         --dev_runs ranker="$OUT/$name/dev/ranker-$seed/run.trec" "${lists[@]}")
     fi
+    dev=dev
+    if [ "$name" = scifact ]; then dev=train; fi
+    first_stages "$name" "$dev"
+    chooser=("${lists[@]}")
     first_stages "$name" test
-    python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$name/train/fused" --output_dir "$OUT/$name/test/fused"
+    # the strongest free baseline, by whatever method dev chooses; the reranked pool is fused as the teacher is
+    python recipes/fuse.py --collection "$(where "$name")" --dev_split "$dev" --dev_runs "${chooser[@]}" \
+      --runs "${lists[@]}" --output_dir "$OUT/$name/test/fused"
+    python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$name/train/fused" --output_dir "$OUT/$name/test/pool"
     python recipes/rerank.py --ranker "$ranker" --collection "$(where "$name")" --split test --depth 100 \
-      --first_stage "$OUT/$name/test/fused/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/test/ranker-$seed"
+      --first_stage "$OUT/$name/test/pool/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/test/ranker-$seed"
     python recipes/fuse.py --within ranker --runs ranker="$OUT/$name/test/ranker-$seed/run.trec" "${lists[@]}" \
       "${weights[@]}" --output_dir "$OUT/$name/test/interpolated-$seed"
     python recipes/score.py --collection "$(where "$name")" --split test --measures nDCG@10 MRR@10 \
@@ -81,12 +87,12 @@ for seed in $SEEDS; do
   first_stages $train dev
   chooser=("${lists[@]}")
   python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$train/train/fused" --output_dir "$OUT/$train/dev/fused"
-  python recipes/rerank.py --ranker "$ranker" --collection "$DATA/$train" --split dev --depth 100 --dtype bfloat16 \
+  python recipes/rerank.py --ranker "$ranker" --collection "$DATA/$train" --split dev --depth 50 --dtype bfloat16 \
     --first_stage "$OUT/$train/dev/fused/run.trec" --output_dir "$OUT/$train/dev/ranker-$seed"
   python recipes/retrieve.py --collection "$DATA/$pool" --split test --depth 14581 --retriever dense --model "$MODEL" \
     --dtype bfloat16 --index "$OUT/$pool/index" --output_dir "$OUT/$pool/dense"
   lists=(bm25="$DATA/$pool/runs/BM25.trec" dense="$OUT/$pool/dense/run.trec")
-  python recipes/fuse.py --collection "$DATA/$train" --dev_split dev --dev_runs "${chooser[@]}" --method standardise \
+  python recipes/fuse.py --collection "$DATA/$train" --dev_split dev --dev_runs "${chooser[@]}" \
     --runs "${lists[@]}" --within bm25 --output_dir "$OUT/$pool/fused"
   python recipes/fuse.py --runs "${lists[@]}" --weights bm25=0 dense=1 --method as_given --within bm25 \
     --output_dir "$OUT/$pool/dense_of_bm25"

@@ -10,6 +10,7 @@ from typing import get_args, get_type_hints
 import pytest
 import yaml
 from published_toy import recipe
+from safetensors.torch import load_file
 
 from r2anker_hf.collection import load_collection
 from r2anker_hf.config import parse_config
@@ -271,8 +272,10 @@ def test_a_ranker_s_scores_are_distilled_into_a_retriever_that_retrieves(retriev
     run_here(
         "distil", *options, "--negatives", folder / "negatives", "--teacher", folder / "ranker", "--output_dir", asked
     )
-    weights = [(path / "model.safetensors").read_bytes() for path in (tmp_path / "stored", asked)]
-    assert weights[0] == weights[1]  # stored scores are those that the ranker gives when it is asked
+    # stored scores are those that the ranker gives when it is asked, but for rounding: other pairs share a batch
+    stored, asked_for = (load_file(folder / "model.safetensors") for folder in (tmp_path / "stored", asked))
+    apart = max(float((stored[name] - asked_for[name]).abs().max()) for name in stored)
+    assert apart < 2e-5  # a hundredth of what training moves
     assert not [path.name for path in asked.iterdir() if path.name in ("checkpoints", "teacher", "start")]
     assert json.loads((asked / "trainer_state.json").read_text())["global_step"] == 44 * 2 // 16
     sources = json.loads((asked / "provenance.json").read_text())["inputs"]

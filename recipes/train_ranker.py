@@ -2,11 +2,12 @@
 
     accelerate launch recipes/train_ranker.py --negatives FOLDER_OR_REPO --model M --num_negatives 40 --output_dir D
 
+Several --negatives make one ranker of several collections, mixed by size or by --mixture_weights.
 Every option of transformers' TrainingArguments is an option here. With --collection and --dev_run, reranking that
 run of the dev split chooses the checkpoint; with --held_out N, reranking the candidates of N training queries that are
 not trained on, so that dev can be reported. A killed training goes on from its last checkpoint when the same command
 is given again. --memory_budget trains groups of any size in that many GiB, --gradient_checkpointing makes graphs
-smaller, --lora_rank trains adapters alone, --report_to takes what transformers knows (trackio among it).
+smaller, --lora_rank trains adapters only, --report_to takes what transformers knows (trackio among it).
 """
 
 from __future__ import annotations

@@ -474,6 +474,23 @@ def test_the_split_that_chooses_is_not_reported(tmp_path):
     assert done.returncode == 2 and "error: SPLITS: dev chooses the checkpoint" in done.stderr and not done.stdout
 
 
+def test_one_ranker_learns_from_several_collections(toy, tiny_model, tmp_path):
+    folder, _ = toy
+    options = ["--negatives", folder / "negatives", folder / "negatives", "--mixture_weights", 3, 1]
+    options += ["--model", tiny_model, "--objective", "retrievers", "--label_weight", 0.5, "--num_negatives", 1]
+    options += ["--use_cpu", "true", "--mixed_precision", "no", "--max_length", 24, "--report_to", "none"]
+    options += ["--per_device_train_batch_size", 16, "--num_train_epochs", 1]
+    run_here("train_ranker", *options, "--output_dir", tmp_path / "ranker")
+    inputs = json.loads((tmp_path / "ranker" / "provenance.json").read_text())["inputs"]
+    assert set(inputs) == {"negatives 1", "negatives 2", "model"} and inputs["negatives 1"] == inputs["negatives 2"]
+    state = json.loads((tmp_path / "ranker" / "trainer_state.json").read_text())
+    assert state["global_step"] == -(-2 * 44 // 16)
+    assert CrossEncoderRanker.from_pretrained(tmp_path / "ranker").score([("a", "cat")]).shape == (1,)
+    with pytest.raises(InputError, match="negatives_split has 3 values for 2 sets of negatives"):
+        more = ["--negatives_split", "train", "train", "dev", "--output_dir", tmp_path / "other"]
+        run_here("train_ranker", *options, *more)
+
+
 def test_held_out_training_queries_choose_the_checkpoint(toy, tiny_model, tmp_path):
     folder, _ = toy
     options = ["--negatives", folder / "negatives", "--model", tiny_model, "--held_out", 12, "--dev_depth", 5]

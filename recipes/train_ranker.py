@@ -34,6 +34,7 @@ from r2anker_hf.mixture import Mixture, epoch_counts
 from r2anker_hf.models import seeded
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.negatives.holdout import hold_out
+from r2anker_hf.negatives.suspects import Examined
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run, check_run
@@ -108,7 +109,7 @@ def main(config: RankerConfig, training: ListwiseConfig) -> None:
         collection, _ = dev
         inputs |= {"dev run": Path(config.dev_run), "dev collection": f"{collection.name}@{collection.revision}"}
     work = partial(train, config, training, dev)
-    run_stage((config, training), training.output_dir, inputs, work, scratch=("checkpoints", "tokens"))
+    run_stage((config, training), training.output_dir, inputs, work, scratch=("checkpoints", "tokens", "suspects"))
 
 
 def pinned_negatives(config: RankerConfig) -> dict[str, str | Path]:
@@ -200,7 +201,10 @@ def make_trainer(
     parts = []
     for number, one in enumerate(candidates):
         documents, queries = tokenised(one, ranker.encoder, folder / "tokens" / str(number))
-        parts.append(TrainingGroups(one.rows, documents.__getitem__, training, queries.__getitem__))
+        rows = one.rows
+        if training.leave_out_suspects:
+            rows = Examined(rows, one.corpus.text, training.judged_by, folder / "suspects" / str(number))
+        parts.append(TrainingGroups(rows, documents.__getitem__, training, queries.__getitem__))
     counts = epoch_counts([len(part) for part in parts], config.mixture_weights, config.mixture_temperature)
     groups = Mixture(parts, counts) if len(parts) > 1 else parts[0]
     collator = GroupedListwiseCollator(ranker.encoder)

@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 
 from r2anker_hf.collection import load_collection
 from r2anker_hf.config import parse_config
+from r2anker_hf.listwise import TrainingGroups
+from r2anker_hf.negatives.candidates import load_candidates
+from r2anker_hf.negatives.suspects import with_suspects
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
@@ -489,6 +492,33 @@ def test_one_ranker_learns_from_several_collections(toy, tiny_model, tmp_path):
     with pytest.raises(InputError, match="negatives_split has 3 values for 2 sets of negatives"):
         more = ["--negatives_split", "train", "train", "dev", "--output_dir", tmp_path / "other"]
         run_here("train_ranker", *options, *more)
+
+
+def test_negatives_come_from_the_pool_that_will_be_reranked(toy, tiny_model, tmp_path):
+    """A stored fused run, its window, and what the audit suspects in it: by options of the recipes only."""
+    folder, collection = toy
+    runs = [f"{name}={folder / name / 'run.trec'}" for name in ("bm25", "dense")]
+    run_here("fuse", "--runs", *runs, "--output_dir", tmp_path / "fused")
+    fused = tmp_path / "fused" / "run.trec"
+    options = ["--runs", *runs, "--depth", 4, "--rankings", f"fused={fused}", "--audit_queries", 0]
+    run_here("mine", *collection, *options, "--output_dir", tmp_path / "negatives")
+    options = ["--negatives", tmp_path / "negatives", "--model", tiny_model, "--num_negatives", 9, "--max_length", 24]
+    options += ["--policy", "redistributed", "--negatives_ranker", "fused", "--rank_from", 2, "--rank_to", 8]
+    options += ["--leave_out_suspects", "true", "--use_cpu", "true", "--mixed_precision", "no", "--report_to", "none"]
+    options += ["--max_steps", 1, "--per_device_train_batch_size", 4, "--output_dir", tmp_path / "ranker"]
+    run_here("train_ranker", *options)
+    assert yaml.safe_load((tmp_path / "ranker" / "config.yaml").read_text())["leave_out_suspects"] is True
+    assert not (tmp_path / "ranker" / "suspects").exists()
+    candidates = load_candidates(tmp_path / "negatives")
+    rows = list(with_suspects(candidates.rows, candidates.corpus.text))
+    _, training = parse_config(*configs("train_ranker"), args=[str(option) for option in options])
+    groups, run, beyond = TrainingGroups(rows, str, training), Run.read_trec(fused), 0
+    for index, row in enumerate(rows):
+        _, *negatives = groups[(0, index)]["documents"]
+        pool = {document.doc_id for document in run[row["query_id"]][1:8]}
+        assert set(negatives) == pool - {*row["positive_ids"], *row["suspects"]}
+        beyond += len(set(negatives) - {d for ranked in row["candidates"] for d in ranked["doc_ids"]})
+    assert beyond  # deeper than the lists that were mined
 
 
 def test_held_out_training_queries_choose_the_checkpoint(toy, tiny_model, tmp_path):

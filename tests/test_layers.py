@@ -43,6 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "negatives.suspects": {"files", "negatives.sampling", "processes"},
     "processes": set(),
     "checkpoints": {"files", "processes"},
+    "milestones": {"files", "processes"},
+    "agreement": {"losses", "run"},
     "revisions": set(),
     "models": {"revisions"},
     "saving": {"models", "collator"},

@@ -205,7 +205,7 @@ def plot(table: Mapping[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     taught = "tau" in table["points"][0]
     size = (11.5 if taught else 7.2, 4.2)
@@ -215,6 +215,9 @@ def plot(table: Mapping[str, Any], path: Path) -> None:
         draw_agreement(panels[0][1], table)
     for axes in panels[0]:
         axes.set_xlabel("training pairs seen")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
         axes.set_axisbelow(True)

@@ -253,7 +253,7 @@ def draw_agreement(axes: Any, table: Mapping[str, Any]) -> None:
     other.spines["top"].set_visible(False)
     axes.margins(x=0.08, y=0.12)
     axes.set_title("agreement with the teacher", fontsize=11)
-    axes.legend(handles=[order, divergence], frameon=False, fontsize=9, loc="center right")
+    axes.legend(handles=[order, divergence], frameon=False, fontsize=9)
 
 
 def duration(seconds: float) -> str:

@@ -91,7 +91,7 @@ def main(config: CurveConfig) -> None:
     if config.max_queries:
         collection = some_queries(collection, config.max_queries)
     paths = lines_of(config)
-    inputs: dict[str, str | Path] = {f"ranker {one.pairs}": one.folder for one in rankers if config.rankers}
+    inputs: dict[str, str | Path] = {f"ranker {pairs}": Path(path) for pairs, path in config.rankers.items()}
     inputs |= {"ranker": Path(config.ranker)} if config.ranker else {}
     inputs |= {"collection": f"{collection.name}@{collection.revision}"}
     inputs |= {f"run {name}": Path(path) for name, path in paths.items()}

@@ -30,6 +30,7 @@ from .negatives.sampling import (
     draw_scored,
     fused_scores,
     permutation,
+    suspects_of,
 )
 from .padding_free import batches, forward, is_padding_free, moved, use_padding_free
 from .precision import choose_precision
@@ -118,7 +119,8 @@ class TrainingGroups(Dataset):
     The epoch is a part of the index, so a loader's workers need no state to draw that epoch's negatives.
 
     Args:
-        rows: candidates, each with `query_id`, `query`, `positive_ids` and `candidates` (see negatives.candidates).
+        rows: candidates, each with `query_id`, `query`, `positive_ids` and `candidates` (see negatives.candidates);
+            `suspects` too where they are to be left out (see negatives.suspects).
         text: passage by document id, or its token ids.
         config: `num_negatives`, `seed` and all that `ListwiseConfig.sampling` reads.
         query: query by query id, or its token ids; default the row's text.
@@ -169,8 +171,11 @@ class TrainingGroups(Dataset):
     def _ranked(self, row: Mapping[str, Any], epoch: int) -> tuple[list[str], list[float]]:
         config = self.config
         scores = self._fused(row) if config.objective == "retrievers" else self._teacher_scores(row)
-        if config.leave_out_positives:
-            scores = {doc_id: score for doc_id, score in scores.items() if doc_id not in row["positive_ids"]}
+        without = set(row["positive_ids"]) if config.leave_out_positives else set()
+        if config.leave_out_suspects:
+            without |= suspects_of(row)
+        if without:
+            scores = {doc_id: score for doc_id, score in scores.items() if doc_id not in without}
         positive = None
         if config.label_weight and row["positive_ids"]:
             positive = draw_positive(row["query_id"], row["positive_ids"], config.seed, epoch)

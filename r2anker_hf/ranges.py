@@ -74,7 +74,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("audit_queries", "head_steps", "lora_rank", "epoch", "collection_options"), COUNT_OR_NONE),
     # of a training
     "num_train_epochs": POSITIVE,
-    "held_out": COUNT,
+    **dict.fromkeys(("held_out", "early_stopping_patience", "keep_at"), COUNT),
     "label_weight": SHARE,
     "mixture_weights": POSITIVE,
     "mixture_temperature": Range(least=1, most=100),

@@ -21,6 +21,7 @@ from datasets import Dataset
 
 from r2anker_hf.config import run_recipe
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
+from r2anker_hf.negatives.suspects import Examined
 from r2anker_hf.negatives.teacher import TeacherScores, drawn
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.retrievers.distillation import DistillationLoss, DistillationTraining
@@ -57,7 +58,7 @@ def main(config: DistillationConfig, training: DistillationTraining) -> None:
     }
     if config.teacher:
         inputs["teacher"] = pinned(config, "teacher")
-    scratch = ("checkpoints", "teacher", "start", "tuples.arrow")
+    scratch = ("checkpoints", "teacher", "suspects", "start", "tuples.arrow")
     run_stage((config, training), config.output_dir, inputs, partial(distil, config, training), scratch=scratch)
 
 
@@ -95,6 +96,9 @@ def rows_with_scores(
 
     draws = {"count": training.num_negatives, "epochs": training.num_train_epochs, "seed": training.seed}
     choose = partial(drawn, **draws, sampling=training.sampling())
+    if training.leave_out_suspects:
+        options = (candidates.corpus.text, training.judged_by, folder / "suspects")
+        candidates = replace(candidates, rows=Examined(candidates.rows, *options))
     scores = TeacherScores(candidates, config.split, config.teacher_name, choose, folder / "teacher")
     options = {"dtype": getattr(torch, config.teacher_dtype), "device": PartialState().device}
     scores.make(CrossEncoderRanker.from_pretrained(config.teacher, config.teacher_revision, **options).rerank)

@@ -46,7 +46,10 @@ class MiningConfig:
     constraint_depth: int = field(default=1000, metadata={"help": "Documents kept of those."})
     rankings: dict[str, str] = field(
         default_factory=dict,
-        metadata={"help": "Runs of rankers over the pooled documents, for redistributed (Table 7)."},
+        metadata={
+            "help": "Runs kept whole, with scores, for policy redistributed: a ranker's over the pooled documents "
+            "(Table 7), or a fused one: fused=FUSED/run.trec."
+        },
     )
     revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
     use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})

@@ -8,6 +8,8 @@ run of the dev split chooses the checkpoint; with --held_out N, reranking the ca
 not trained on, so that dev can be reported. A killed training goes on from its last checkpoint when the same command
 is given again. --memory_budget trains groups of any size in that many GiB, --gradient_checkpointing makes graphs
 smaller, --lora_rank trains adapters only, --report_to takes what transformers knows (trackio among it).
+--keep_at 10000 40000 160000 keeps the rankers that have seen so many pairs, for curve.py. --early_stopping_patience 3
+ends the training after three dev measurements without a better one.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ from r2anker_hf.config import options_fit, run_recipe
 from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
 from r2anker_hf.lora import merged, with_lora
 from r2anker_hf.measures import evaluate_run, means, parse_measure
+from r2anker_hf.milestones import Clock, EarlyStopping, KeepAt, seconds_at, write_seen
 from r2anker_hf.mixture import Mixture, epoch_counts
 from r2anker_hf.models import seeded
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.negatives.holdout import hold_out
+from r2anker_hf.negatives.suspects import Examined
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run, check_run
@@ -91,6 +95,13 @@ class RankerConfig:
     dev_run: str | None = field(default=None, metadata={"help": "First stage of the dev split, reranked to choose."})
     dev_depth: int = field(default=100, metadata={"help": "Documents of either that are reranked per query."})
     dev_measure: str = field(default="MRR@10", metadata={"help": "Measure that chooses the checkpoint."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "End after so many dev measurements in a row without a better one."}
+    )
+    keep_at: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Keep the ranker that has seen so many pairs, each a folder in kept/, for curve.py."},
+    )
 
     def __post_init__(self):
         parse_measure(self.dev_measure)
@@ -98,17 +109,40 @@ class RankerConfig:
             raise InputError(f"held_out is {self.held_out} and dev_run is {self.dev_run}, but one of them chooses")
         if self.dev_run and not self.collection:
             raise InputError("dev_run needs collection: its dev split has the judgements that choose the checkpoint")
+        if self.early_stopping_patience is not None and not (self.dev_run or self.held_out):
+            raise InputError(
+                "early_stopping_patience needs dev measurements: give collection and dev_run, or held_out"
+            )
 
 
 def main(config: RankerConfig, training: ListwiseConfig) -> None:
     refuse_unheeded(training)
+    check_stopping(config, training)
     inputs: dict[str, str | Path] = {**pinned_negatives(config), "model": pinned(config, "model")}
     dev = dev_of(config)
     if dev:
         collection, _ = dev
         inputs |= {"dev run": Path(config.dev_run), "dev collection": f"{collection.name}@{collection.revision}"}
     work = partial(train, config, training, dev)
-    run_stage((config, training), training.output_dir, inputs, work, scratch=("checkpoints", "tokens"))
+    run_stage((config, training), training.output_dir, inputs, work, scratch=("checkpoints", "tokens", "suspects"))
+
+
+def check_stopping(config: RankerConfig, training: ListwiseConfig) -> None:
+    """Early stopping counts measurements and ends with the best of them, which must have been saved.
+
+    Raises:
+        InputError: nothing is measured, or it is saved at other steps.
+    """
+    if config.early_stopping_patience is None:
+        return
+    if training.eval_strategy == "no":
+        raise InputError(
+            "early_stopping_patience counts dev measurements: give --eval_strategy steps --eval_steps 0.1"
+        )
+    strategy, steps = training.eval_strategy.value, training.eval_steps
+    if strategy != training.save_strategy.value or strategy == "steps" and steps != training.save_steps:
+        when = f"steps --save_steps {steps:g}" if strategy == "steps" else strategy
+        raise InputError(f"early_stopping_patience keeps the best measured checkpoint: give --save_strategy {when}")
 
 
 def pinned_negatives(config: RankerConfig) -> dict[str, str | Path]:
@@ -170,11 +204,32 @@ def train(config: RankerConfig, training: ListwiseConfig, dev: tuple[Collection,
             ranker.model = with_lora(ranker.model, config.lora_rank, config.lora_alpha)
     measure = dev_measure(config, ranker, *dev) if dev else None
     trainer = make_trainer(config, training, candidates, ranker, folder, measure)
+    pairs_a_step = pairs_of_a_step(training)
+    add_milestones(config, trainer, folder, pairs_a_step)
     checkpoints.train(trainer)
     if trainer.is_world_process_zero():
-        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        state = trainer.state
+        state.save_to_json(str(folder / "trainer_state.json"))
+        step = state.best_global_step if state.best_model_checkpoint else state.global_step
+        write_seen(folder, step, step * pairs_a_step, seconds_at(state, step))
         ranker.model = merged(trainer.accelerator.unwrap_model(trainer.model))
         ranker.save_pretrained(folder)
+
+
+def pairs_of_a_step(training: ListwiseConfig) -> int:
+    """(query, document) pairs of an optimiser step, over all processes, where no query has too few candidates."""
+    queries = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return queries * (training.num_negatives + 1)
+
+
+def add_milestones(config: RankerConfig, trainer: ListwiseTrainer, folder: Path, pairs_a_step: int) -> None:
+    """Let the trainer keep rankers on its way, and stop when dev says so."""
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.add_callback(KeepAt(folder, config.keep_at, pairs_a_step, trainer.save_model, clock))
+    if config.early_stopping_patience is not None:
+        trainer.args.restore_callback_states_from_checkpoint = True
+        trainer.add_callback(EarlyStopping(config.early_stopping_patience))
 
 
 def evenly_spaced(size: int, count: int) -> list[int]:
@@ -200,7 +255,10 @@ def make_trainer(
     parts = []
     for number, one in enumerate(candidates):
         documents, queries = tokenised(one, ranker.encoder, folder / "tokens" / str(number))
-        parts.append(TrainingGroups(one.rows, documents.__getitem__, training, queries.__getitem__))
+        rows = one.rows
+        if training.leave_out_suspects:
+            rows = Examined(rows, one.corpus.text, training.judged_by, folder / "suspects" / str(number))
+        parts.append(TrainingGroups(rows, documents.__getitem__, training, queries.__getitem__))
     counts = epoch_counts([len(part) for part in parts], config.mixture_weights, config.mixture_temperature)
     groups = Mixture(parts, counts) if len(parts) > 1 else parts[0]
     collator = GroupedListwiseCollator(ranker.encoder)

@@ -22,6 +22,12 @@ def base(stage: str, story: Path, model: Path) -> dict[str, object]:
     collection, negatives = story / "toy", story / "negatives"
     of = {
         "analyse": {"negatives": negatives},
+        "curve": {
+            "collection": collection,
+            "rankers": f"40={story / 'ranker'}",
+            "first_stage": story / "train/bm25/run.trec",
+            "split": "train",
+        },
         "distil": {"negatives": negatives, "model": model, "teacher": story / "ranker", **TRAINING},
         "export": {"negatives": negatives, "num_negatives": 2},
         "fuse": {

@@ -30,17 +30,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "retrievers.encoders": {"models", "retrievers.encoding"},
     "retrievers.training": {
         *{"attention", "trainers", "negatives.sampling", "processes", "retrievers.base", "retrievers.encoders"},
-        *{"checkpoints", "ranges"},
+        *{"checkpoints", "negatives.suspects", "ranges"},
     },
     "retrievers.distillation": {"retrievers.training"},
     "rankers": {
         *{"run", "collection", "padding_free", "collator", "tokens", "processes", "revisions", "saving"},
         "fingerprints",
     },
-    "negatives": {"run", "collection", "processes", "ranges", "revisions", "fingerprints", "negatives.card"},
+    "negatives": {"run", "collection", "processes", "ranges", "revisions", "fingerprints", "negatives.card"}
+    | {"negatives.suspects"},
     "negatives.card": {"report"},
+    "negatives.suspects": {"files", "negatives.sampling", "processes"},
     "processes": set(),
     "checkpoints": {"files", "processes"},
+    "milestones": {"files", "processes"},
+    "agreement": {"losses", "run"},
     "revisions": set(),
     "models": {"revisions"},
     "saving": {"models", "collator"},

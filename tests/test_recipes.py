@@ -12,8 +12,13 @@ import yaml
 from published_toy import recipe
 from safetensors.torch import load_file
 
+from r2anker_hf.agreement import agreement
 from r2anker_hf.collection import load_collection
 from r2anker_hf.config import parse_config
+from r2anker_hf.listwise import TrainingGroups
+from r2anker_hf.measures import evaluate_run, means
+from r2anker_hf.negatives.candidates import load_candidates
+from r2anker_hf.negatives.suspects import with_suspects
 from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
@@ -32,6 +37,7 @@ STAGES = (
     "rerank",
     "fuse",
     "score",
+    "curve",
     "teach",
     "distil",
     "publish",
@@ -491,6 +497,33 @@ def test_one_ranker_learns_from_several_collections(toy, tiny_model, tmp_path):
         run_here("train_ranker", *options, *more)
 
 
+def test_negatives_come_from_the_pool_that_will_be_reranked(toy, tiny_model, tmp_path):
+    """A stored fused run, its window, and what the audit suspects in it: by options of the recipes only."""
+    folder, collection = toy
+    runs = [f"{name}={folder / name / 'run.trec'}" for name in ("bm25", "dense")]
+    run_here("fuse", "--runs", *runs, "--output_dir", tmp_path / "fused")
+    fused = tmp_path / "fused" / "run.trec"
+    options = ["--runs", *runs, "--depth", 4, "--rankings", f"fused={fused}", "--audit_queries", 0]
+    run_here("mine", *collection, *options, "--output_dir", tmp_path / "negatives")
+    options = ["--negatives", tmp_path / "negatives", "--model", tiny_model, "--num_negatives", 9, "--max_length", 24]
+    options += ["--policy", "redistributed", "--negatives_ranker", "fused", "--rank_from", 2, "--rank_to", 8]
+    options += ["--leave_out_suspects", "true", "--use_cpu", "true", "--mixed_precision", "no", "--report_to", "none"]
+    options += ["--max_steps", 1, "--per_device_train_batch_size", 4, "--output_dir", tmp_path / "ranker"]
+    run_here("train_ranker", *options)
+    assert yaml.safe_load((tmp_path / "ranker" / "config.yaml").read_text())["leave_out_suspects"] is True
+    assert not (tmp_path / "ranker" / "suspects").exists()
+    candidates = load_candidates(tmp_path / "negatives")
+    rows = list(with_suspects(candidates.rows, candidates.corpus.text))
+    _, training = parse_config(*configs("train_ranker"), args=[str(option) for option in options])
+    groups, run, beyond = TrainingGroups(rows, str, training), Run.read_trec(fused), 0
+    for index, row in enumerate(rows):
+        _, *negatives = groups[(0, index)]["documents"]
+        pool = {document.doc_id for document in run[row["query_id"]][1:8]}
+        assert set(negatives) == pool - {*row["positive_ids"], *row["suspects"]}
+        beyond += len(set(negatives) - {d for ranked in row["candidates"] for d in ranked["doc_ids"]})
+    assert beyond  # deeper than the lists that were mined
+
+
 def test_held_out_training_queries_choose_the_checkpoint(toy, tiny_model, tmp_path):
     folder, _ = toy
     options = ["--negatives", folder / "negatives", "--model", tiny_model, "--held_out", 12, "--dev_depth", 5]
@@ -503,6 +536,114 @@ def test_held_out_training_queries_choose_the_checkpoint(toy, tiny_model, tmp_pa
     assert [line["eval_MRR@10"] for line in state["log_history"] if "eval_MRR@10" in line] == [state["best_metric"]]
     with pytest.raises(InputError, match="held_out is 12 and dev_run is x, but one of them chooses"):
         run_here("train_ranker", *options, "--dev_run", "x", "--output_dir", tmp_path / "other")
+
+
+@pytest.fixture(scope="module")
+def kept(toy, tiny_model, tmp_path_factory):
+    """A ranker of three steps that kept two on its way, and the dev split's first stage."""
+    folder, collection = toy
+    out = tmp_path_factory.mktemp("kept")
+    options = [*collection, "--split", "dev", "--retriever", "bm25", "--depth", 8, "--output_dir", out / "bm25"]
+    run_here("retrieve", *options)
+    options = ["--negatives", folder / "negatives", "--model", tiny_model, "--max_steps", 3, "--num_negatives", 1]
+    options += ["--use_cpu", "true", "--mixed_precision", "no", "--max_length", 24, "--report_to", "none"]
+    options += ["--per_device_train_batch_size", 4, "--learning_rate", 1e-3, "--keep_at", 8, 16]
+    run_here("train_ranker", *options, "--output_dir", out / "ranker")
+    return out, collection
+
+
+def test_a_curve_has_the_figure_of_every_ranker_that_was_kept(kept, tmp_path, monkeypatch):
+    out, collection = kept
+    first = out / "bm25" / "run.trec"
+    options = [*collection, "--ranker", out / "ranker", "--first_stage", first, "--teacher", first, "--depth", 6]
+    options += ["--rankers", f"40={out / 'ranker'}", "--runs", f"other={first}", "--measure", "MRR@10"]
+    rerank, done = CrossEncoderRanker.rerank, []
+
+    def killed(*arguments, **named):
+        done.append(None)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return rerank(*arguments, **named)
+
+    monkeypatch.setattr(CrossEncoderRanker, "rerank", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_here("curve", *options, "--output_dir", tmp_path / "curve")
+    run_here("curve", *options, "--output_dir", tmp_path / "curve")
+    assert len(done) == 3 + 2  # of four rankers, two were done
+    table = json.loads((tmp_path / "curve" / "curve.json").read_text())
+    # 4 queries of 2 documents a step; the ranker itself after 3 steps, and again by hand
+    assert [point["pairs"] for point in table["points"]] == [8, 16, 24, 40]
+    collection = load_collection("apidocs", "dev", passages=60, test=12, dev=4)
+    run = Run.read_trec(first)
+    for point, folder in zip(table["points"], ("kept/pairs-8", "kept/pairs-16", ".", "."), strict=True):
+        reranked = rerank(
+            CrossEncoderRanker.from_pretrained(out / "ranker" / folder, device="cpu"), run, collection, 6
+        )
+        assert point["value"] == pytest.approx(means(evaluate_run(collection.qrels, reranked, ["MRR@10"]))["MRR@10"])
+        assert (point["kl"], point["tau"]) == pytest.approx(agreement(reranked, run, 0.5)[:2], abs=1e-5)
+    seconds = [point["seconds"] for point in table["points"]]
+    assert seconds[3] is None and 0 < seconds[0] <= seconds[1] <= seconds[2]
+    own = means(evaluate_run(collection.qrels, run, ["MRR@10"]))["MRR@10"]
+    assert table["lines"] == {"first stage": own, "teacher": own, "other": own}
+    lines = (tmp_path / "curve" / "curve.tsv").read_text().splitlines()
+    assert lines[0].split("\t") == ["pairs", "MRR@10", "seconds", "kl", "tau"] and len(lines) == 5
+    assert (tmp_path / "curve" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    inputs = json.loads((tmp_path / "curve" / "provenance.json").read_text())["inputs"]
+    assert {"ranker", "ranker 40", "run first stage", "run teacher", "run other", "collection"} == inputs.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rankers", "forty=x"], "'forty' is no number of pairs; write PAIRS=FOLDER"),
+        (["--split", "test"], "split is 'test', but test queries may not choose"),
+        (["--runs", "teacher=x"], "runs: the name 'teacher' is taken"),
+        (["--rankers", "8=RANKER"], "two rankers have seen 8 pairs"),
+        (["--ranker", "RANKER/kept"], "says nowhere how many pairs were seen"),
+    ],
+)
+def test_a_curve_that_cannot_be_drawn_is_refused(options, message, kept, tmp_path):
+    out, collection = kept
+    options = [option.replace("RANKER", str(out / "ranker")) for option in options]
+    given = ["--ranker", out / "ranker", *collection, "--first_stage", out / "bm25" / "run.trec"]
+    with pytest.raises(InputError, match=message):
+        run_here("curve", *given, *options, "--output_dir", tmp_path / "curve")
+    assert not (tmp_path / "curve").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "early_stopping_patience needs dev measurements: give collection and dev_run, or held_out"),
+        (["--held_out", 4], "counts dev measurements: give --eval_strategy steps"),
+        (
+            ["--held_out", 4, "--eval_strategy", "steps", "--eval_steps", 2],
+            "keeps the best measured checkpoint: give --save_strategy steps --save_steps 2$",
+        ),
+        (["--held_out", 4, "--eval_strategy", "epoch"], "give --save_strategy epoch$"),
+    ],
+)
+def test_early_stopping_says_what_it_lacks(options, message, toy, tiny_model, tmp_path):
+    folder, _ = toy
+    given = ["--negatives", folder / "negatives", "--model", tiny_model, "--use_cpu", "true", "--report_to", "none"]
+    given += ["--mixed_precision", "no", "--early_stopping_patience", 2, "--output_dir", tmp_path / "ranker"]
+    with pytest.raises(InputError, match=message):
+        run_here("train_ranker", *given, *options)
+
+
+def test_a_training_ends_when_dev_gets_no_better(toy, tiny_model, tmp_path):
+    """With a learning rate of next to nothing no measurement is better than the first."""
+    folder, _ = toy
+    options = ["--negatives", folder / "negatives", "--model", tiny_model, "--held_out", 12, "--dev_depth", 3]
+    options += ["--use_cpu", "true", "--mixed_precision", "no", "--num_negatives", 1, "--max_length", 16]
+    options += ["--per_device_train_batch_size", 8, "--num_train_epochs", 9, "--report_to", "none"]
+    options += ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", 1, "--save_steps", 1]
+    options += ["--learning_rate", 1e-30, "--early_stopping_patience", 2, "--output_dir", tmp_path / "ranker"]
+    run_here("train_ranker", *options)
+    state = json.loads((tmp_path / "ranker" / "trainer_state.json").read_text())
+    assert (state["global_step"], state["best_global_step"]) == (1 + 2, 1)
+    assert json.loads((tmp_path / "ranker" / "seen.json").read_text())["pairs"] == 8 * 2
+    assert yaml.safe_load((tmp_path / "ranker" / "config.yaml").read_text())["early_stopping_patience"] == 2
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -528,6 +669,7 @@ def test_help_says_what_the_recipe_does(stage):
         ("distil.py --negatives x --model y --objective kd --output_dir OUT", "margin_mse"),
         ("pretrain.py --collection apidocs --model /nowhere/at/all --output_dir OUT", "nowhere"),
         ("fuse.py --runs a=gone.trec b=gone.trec --output_dir OUT", "gone.trec: no such file"),
+        ("curve.py --collection apidocs --first_stage x --output_dir OUT", "give --ranker FOLDER, --rankers PAIRS="),
         ("score.py --runs a=gone.trec --output_dir OUT", "give --collection, --qrels, or both"),
         ("score.py --runs a=gone.trec --qrels gone.tsv --output_dir OUT", "gone.trec: no such file"),
         ("score.py --runs a=x --qrelz y --output_dir OUT", "--qrels"),

@@ -6,26 +6,23 @@ import hashlib
 import heapq
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..records import InputError
 from .card import AUDIT_FILE
 from .sampling import QueryCandidates, fused_scores
+from .suspects import NEAR_DUPLICATE_JACCARD, SHINGLE_WORDS, Standing, Suspicion, is_above, judged
+from .suspects import jaccard as jaccard
+from .suspects import shingles as shingles
 
 OVERLAP_CUTS = (10, 50, 200)
 POSITIVE_CUTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 RANK_BUCKETS = ((1, 10), (11, 50), (51, 100), (101, 200), (201, 500), (501, 1000))
-SHINGLE_WORDS = 3
-NEAR_DUPLICATE_JACCARD = 0.7
-POSITIVES_COMPARED = 10  # relevant documents of a query that candidates are compared with, the first ones
-TEXTS_HELD = 10_000  # passages whose shingles are kept between queries, some 6 kB each
 SUSPICIOUS = 50  # cases of each kind in audit.json
 QUERIES = 10_000
 
@@ -134,28 +131,6 @@ def suspicious_markdown(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
-    """|a and b| / |a or b|; 0 for two empty sets.
-
-    >>> jaccard(frozenset({1, 2, 3}), frozenset({2, 3, 4}))
-    0.5
-    """
-    both = len(a & b)
-    return both / (len(a) + len(b) - both) if both else 0.0
-
-
-def shingles(text: str, words: int = SHINGLE_WORDS) -> frozenset[int]:
-    """Hashes of a text's runs of `words` words, without case and punctuation; a shorter text is one shingle.
-
-    >>> len(shingles("The cat sat on the mat.")), shingles("the CAT") == shingles("The cat!")
-    (4, True)
-    """
-    found = _words(text)
-    if len(found) < words:
-        return frozenset([hash(tuple(found))] if found else [])
-    return frozenset(map(hash, zip(*(found[start:] for start in range(words)), strict=False)))
-
-
 def overlap(a: Sequence[str], b: Sequence[str], cut: int) -> float:
     """Documents in the top `cut` of both lists, as a share of the longer top; 0 for two empty lists.
 
@@ -164,19 +139,6 @@ def overlap(a: Sequence[str], b: Sequence[str], cut: int) -> float:
     """
     longest = max(len(a[:cut]), len(b[:cut]))
     return len(set(a[:cut]) & set(b[:cut])) / longest if longest else 0.0
-
-
-class _Text(NamedTuple):
-    words: tuple[str, ...]
-    shingles: frozenset[int]
-
-
-class _Copy(NamedTuple):
-    """How near a candidate's text comes to a relevant document's."""
-
-    jaccard: float
-    same: bool
-    positive: str
 
 
 @dataclass
@@ -221,21 +183,16 @@ class _Examined:
     cases: dict[str, list] = field(default_factory=lambda: {"duplicates": [], "leading": []})
 
     def __post_init__(self):
-        @lru_cache(TEXTS_HELD)
-        def parts(doc_id: str) -> _Text:
-            passage = self.text(doc_id)
-            return _Text(tuple(_words(passage)), shingles(passage))
-
-        self.parts = parts
+        self.rule = Suspicion(self.text, self.judged_by)
 
     def add(self, query: str, candidates: QueryCandidates) -> None:
         self.queries += 1
         positives = set(candidates.positives)
-        ranks = {name: {d: r for r, d in enumerate(one.doc_ids, 1)} for name, one in candidates.lists.items()}
-        best = {name: min((of[p] for p in positives & of.keys()), default=None) for name, of in ranks.items()}
-        holders = Counter(d for of in ranks.values() for d in of if d not in positives)
-        copies = self._copies(candidates.positives, holders)
-        suspects = self._suspects(candidates, ranks, best, holders) | copies.keys()
+        standing = Standing.of(candidates)
+        ranks, best, holders = standing
+        copies = self.rule.copies(candidates, standing)
+        suspects = self.rule.leading(candidates, standing) | copies.keys()
+        self._count_judged(candidates, holders)
         self._count_lists(ranks, best, positives, holders, copies, suspects)
         self._count_pairs(candidates)
         self._count_agreement(ranks, holders)
@@ -247,38 +204,11 @@ class _Examined:
             self.queries_with[kind] += found
         self._keep_cases(query, candidates, ranks, copies, suspects - copies.keys())
 
-    def _copies(self, positives: Sequence[str], negatives: Iterable[str]) -> dict[str, _Copy]:
-        """Negatives whose text is, or nearly is, that of a relevant document."""
-        texts = [(positive, self.parts(positive)) for positive in positives[:POSITIVES_COMPARED]]
-        found = {}
-        for doc_id in negatives:
-            part = self.parts(doc_id)
-            nearest = max((_compare(positive, of, part) for positive, of in texts), default=None)
-            if nearest and (nearest.same or nearest.jaccard >= NEAR_DUPLICATE_JACCARD):
-                found[doc_id] = nearest
-        return found
-
-    def _suspects(self, candidates: QueryCandidates, ranks, best, holders) -> set[str]:
-        if self.judged_by and self.judged_by not in candidates.rankings:
-            names = ", ".join(candidates.rankings) or "none"
-            raise InputError(f"judged_by: the candidates hold no ranker {self.judged_by!r}; choices: {names}")
-        above = {name: self._judge(name, candidates, holders) for name in candidates.rankings}
-        if self.judged_by:
-            return above[self.judged_by]
-        if len(ranks) < 2 or all(rank is None for rank in best.values()):
-            return set()  # nothing known of the positive: what stands above it says nothing
-        return {d for d in holders if all(d in of and _above(of[d], best[name]) for name, of in ranks.items())}
-
-    def _judge(self, name: str, candidates: QueryCandidates, holders) -> set[str]:
-        """Negatives that a ranker scores at least as high as the best relevant document; none if it scored no such."""
-        scores = dict(zip(candidates.rankings[name].doc_ids, candidates.rankings[name].scores, strict=True))
-        bar = max((scores[p] for p in candidates.positives if p in scores), default=None)
-        if bar is None:
-            return set()
-        scored = [doc_id for doc_id in holders if doc_id in scores]
-        above = {doc_id for doc_id in scored if scores[doc_id] >= bar}
-        self.judged.setdefault(name, Counter()).update(negatives=len(scored), above=len(above))
-        return above
+    def _count_judged(self, candidates: QueryCandidates, holders) -> None:
+        for name in candidates.rankings:
+            scored, above = judged(name, candidates, holders)
+            if scored:
+                self.judged.setdefault(name, Counter()).update(negatives=len(scored), above=len(above))
 
     def _count_lists(self, ranks, best, positives, holders, copies, suspects) -> None:
         for name, of in ranks.items():
@@ -292,7 +222,7 @@ class _Examined:
                 part = self.buckets.setdefault(_bucket_of(rank), {}).setdefault(name, _OfList())
                 for counts in (whole, part):
                     counts.negatives += 1
-                    counts.above += _above(rank, best[name])
+                    counts.above += is_above(rank, best[name])
                     counts.alone += holders[doc_id] == 1
                     counts.suspected += doc_id in suspects
                     if doc_id in copies:
@@ -411,21 +341,6 @@ class _Examined:
             if self.with_texts:
                 case |= {"text": self.text(case["doc_id"]), "positive_text": self.text(case["positive_id"])}
             yield case
-
-
-def _compare(positive: str, of: _Text, part: _Text) -> _Copy:
-    same = bool(part.words) and part.words == of.words
-    shorter, longer = sorted((len(part.shingles), len(of.shingles)))
-    possible = shorter >= NEAR_DUPLICATE_JACCARD * longer  # the index is at most shorter / longer
-    return _Copy(jaccard(part.shingles, of.shingles) if possible else 0.0, same, positive)
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
-def _above(rank: int, positive: int | None) -> bool:
-    return positive is None or rank < positive
 
 
 def _bucket_of(rank: int) -> tuple[int, int]:

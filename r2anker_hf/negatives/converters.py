@@ -22,6 +22,7 @@ from ..records import InputError
 from ..run import Run
 from .candidates import Candidates
 from .sampling import QueryCandidates, Sampling, draw_group, fused_scores
+from .suspects import with_suspects
 
 ROWS_A_GROUP = 1000
 Text = Callable[[str], str]
@@ -39,7 +40,10 @@ class Group(NamedTuple):
 
 def groups(candidates: Candidates, num_negatives: int, seed: int, epoch: int, sampling: Sampling) -> Iterator[Group]:
     """The training groups of an epoch, in the order of the rows; the same draws as the trainer's."""
-    for row in candidates.rows:
+    rows = candidates.rows
+    if sampling.leave_out_suspects:
+        rows = with_suspects(rows, candidates.corpus.text, sampling.judged_by)
+    for row in rows:
         positive, negatives = draw_group(row, num_negatives, seed, epoch, sampling)
         yield Group(row["query_id"], row["query"], row["positive_ids"], positive, negatives)
 

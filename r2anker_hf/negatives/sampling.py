@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -38,7 +38,9 @@ class QueryCandidates:
         positives: ids of its relevant documents; none of them is ever a negative.
         lists: each retriever's ranked list.
         constraints: document ids of further runs, deeper than the lists, for `constrained`.
-        rankings: rankers' lists over the pooled candidates, for `redistributed` and `redistributed_softmax`.
+        rankings: lists over the pooled candidates, a ranker's or a fused run's, for `redistributed` and
+            `redistributed_softmax`.
+        suspects: ids of suspected false negatives (see `suspects`); None where nobody looked for them.
     """
 
     query_id: str
@@ -46,6 +48,7 @@ class QueryCandidates:
     lists: Mapping[str, RankedList]
     constraints: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rankings: Mapping[str, RankedList] = field(default_factory=dict)
+    suspects: Collection[str] | None = None
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> QueryCandidates:
@@ -56,6 +59,7 @@ class QueryCandidates:
             {one["retriever"]: RankedList(one["doc_ids"], one["scores"]) for one in row["candidates"]},
             {one["run"]: one["doc_ids"] for one in row.get("constraints") or ()},
             {one["ranker"]: RankedList(one["doc_ids"], one["scores"]) for one in row.get("rankings") or ()},
+            row.get("suspects"),
         )
 
 
@@ -94,7 +98,10 @@ class Sampling:
             retrievers have nothing in common (BM25 some tens, cosines below 1).
         shares: of `quota`: the part of the negatives that each retriever gives; brought to sum 1.
         within: of `constrained`: the run in whose list every negative must stand.
-        ranker: of `redistributed` and `redistributed_softmax`: whose list over the pool is drawn from.
+        ranker: of `redistributed` and `redistributed_softmax`: the stored ranking that is drawn from, a ranker's or
+            a fused run's.
+        leave_out_suspects: no suspected false negative is drawn, by the audit's rule (see `suspects`).
+        judged_by: of `leave_out_suspects`: the ranking whose scores say who is suspected; default all retrievers.
 
     Margins read the positive's score in the same list: of several listed positives the lowest, to be on the safe side
     as in sentence-transformers. A list that ranks no positive puts all its documents above it, so none of them passes.
@@ -116,7 +123,15 @@ class Sampling:
     standardise: bool = field(default=True, metadata={"help": "softmax: deviation 1 for each list's scores first."})
     shares: dict[str, float] = field(default_factory=dict, metadata={"help": "quota: bm25=0.5 dense=0.5."})
     within: str | None = field(default=None, metadata={"help": "constrained: the run that must hold a negative."})
-    ranker: str | None = field(default=None, metadata={"help": "redistributed: whose list is drawn from."})
+    ranker: str | None = field(
+        default=None, metadata={"help": "redistributed: the stored ranking that is drawn from, such as a fused run."}
+    )
+    leave_out_suspects: bool = field(
+        default=False, metadata={"help": "Draw no suspected false negatives, by the audit's rule."}
+    )
+    judged_by: str | None = field(
+        default=None, metadata={"help": "leave_out_suspects: the ranking that judges; default all retrievers."}
+    )
 
     def __post_init__(self):
         policy_named(self.policy)
@@ -137,7 +152,23 @@ class Sampling:
             raise InputError("policy constrained needs within: the run in which every negative must stand")
         if self.policy in ("redistributed", "redistributed_softmax") and not self.ranker:
             raise InputError(f"policy {self.policy} needs ranker: whose list over the pool is drawn from")
+        for name, policies in _READ_BY.items():
+            if getattr(self, name) and self.policy not in policies:
+                raise InputError(
+                    f"{_TYPED.get(name, name)} is given, but policy {self.policy} does not read it; choices: "
+                    f"--policy {' or '.join(policies)}"
+                )
+        if self.judged_by and not self.leave_out_suspects:
+            raise InputError(f"judged_by is {self.judged_by!r}, but nothing is judged; add --leave_out_suspects true")
 
+
+_READ_BY = {
+    "shares": ["quota"],
+    "within": ["constrained"],
+    "ranker": ["redistributed", "redistributed_softmax"],
+}
+"""Options of some policies only; with another they would be passed over."""
+_TYPED = {"ranker": "negatives_ranker (ranker)"}  # as trainings call it
 
 Policy = Callable[[QueryCandidates, Sampling], list[Stratum]]
 
@@ -214,7 +245,8 @@ def constrained(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum
 def redistributed(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
     """The top of a ranker's own list over the pooled candidates of all retrievers, evenly (Table 7, appendix B).
 
-    Rank window, margins and score limits are those of the ranker's list; the retrievers' lists are not read.
+    A stored fused run serves as well: its top is the pool that a ranker will rerank. Rank window, margins and score
+    limits are those of this list; the retrievers' lists are not read.
 
     >>> rankings = {"r": RankedList(["b", "a", "c"], [9.0, 2.0, 1.0])}
     >>> redistributed(QueryCandidates("q", [], {}, {}, rankings), Sampling("redistributed", depth=2, ranker="r"))
@@ -239,7 +271,7 @@ def _ranking(candidates: QueryCandidates, sampling: Sampling, last: int | None) 
     _known([sampling.ranker], candidates.rankings, "ranker", "ranker")
     ranked = candidates.rankings[sampling.ranker]
     last = sampling.rank_to or last or len(ranked.doc_ids)
-    return _filtered(sampling.ranker, ranked, candidates.positives, sampling, last)
+    return _filtered(sampling.ranker, ranked, candidates, sampling, last)
 
 
 POLICIES: dict[str, Policy] = {
@@ -263,9 +295,15 @@ class SamplingOptions:
     """How a training draws its negatives, as options of its configuration; `sampling` is what `draw_group` takes."""
 
     policy: str = field(
-        default="union", metadata={"help": f"Sampling policy; union is the paper's. One of: {', '.join(POLICIES)}."}
+        default="union",
+        metadata={
+            "help": f"Sampling policy; union is the paper's. One of: {', '.join(POLICIES)}. To draw from the "
+            "pool that will be reranked: redistributed, with negatives_ranker."
+        },
     )
-    depth: int = field(default=200, metadata={"help": "Top-N of each retriever that negatives are drawn from."})
+    depth: int = field(
+        default=200, metadata={"help": "Top-N of each list, or of negatives_ranker's, that negatives are drawn from."}
+    )
     retrievers: list[str] = field(
         default_factory=list, metadata={"help": "The retrievers whose lists are drawn from (Table 4); default all."}
     )
@@ -294,13 +332,28 @@ class SamplingOptions:
         default=None, metadata={"help": "Policy constrained: the run in which every negative must stand (Table 6)."}
     )
     negatives_ranker: str | None = field(
-        default=None, metadata={"help": "Policy redistributed: the ranker whose list is drawn from (Table 7)."}
+        default=None,
+        metadata={
+            "help": "Policy redistributed: the stored ranking whose top depth is drawn from. It is a ranker's "
+            "(Table 7) or a first stage's: mine.py --rankings fused=FUSED/run.trec, then --negatives_ranker fused."
+        },
+    )
+    leave_out_suspects: bool = field(
+        default=False,
+        metadata={
+            "help": "Draw no suspected false negatives: those that mine.py's audit counts as suspected, by the same "
+            "rule. Copies of a relevant document, and what every retriever ranks above it."
+        },
+    )
+    judged_by: str | None = field(
+        default=None,
+        metadata={"help": "leave_out_suspects: the stored ranking that judges instead of all retrievers."},
     )
 
     def sampling(self) -> Sampling:
         """How negatives are drawn, out of the options above."""
         same = ("policy", "depth", "retrievers", "rank_from", "rank_to", "max_score", "min_score", "absolute_margin")
-        same += ("relative_margin", "standardise", "shares", "within")
+        same += ("relative_margin", "standardise", "shares", "within", "leave_out_suspects", "judged_by")
         options = {name: getattr(self, name) for name in same}
         options |= {"temperature": self.sampling_temperature, "ranker": self.negatives_ranker}
         return Sampling(**options)
@@ -341,7 +394,8 @@ def draw_group(
         drawn, down to none: no policy fills up from elsewhere.
 
     Raises:
-        InputError: the sampling names a retriever, run or ranker that the candidates lack.
+        InputError: the sampling names a retriever, run or ranker that the candidates lack, or leaves out suspects
+            where nobody looked for them.
     """
     sampling = sampling or Sampling()
     if not isinstance(candidates, QueryCandidates):
@@ -415,17 +469,38 @@ def _lists(candidates: QueryCandidates, sampling: Sampling) -> dict[str, RankedL
     _known(sampling.retrievers, candidates.lists, "retrievers", "retriever")
     names = sampling.retrievers or candidates.lists
     last = sampling.rank_to or sampling.depth
-    return {n: _filtered(n, candidates.lists[n], candidates.positives, sampling, last) for n in names}
+    return {n: _filtered(n, candidates.lists[n], candidates, sampling, last) for n in names}
 
 
-def _filtered(name: str, ranked: RankedList, positives: Sequence[str], sampling: Sampling, last: int) -> RankedList:
-    excluded = set(positives)
+def left_out(candidates: QueryCandidates, sampling: Sampling) -> set[str]:
+    """Documents that are never drawn as a negative: the positives, and suspects where they are to be left out.
+
+    Raises:
+        InputError: nobody looked for suspects.
+    """
+    positives = set(candidates.positives)
+    return positives | suspects_of({"suspects": candidates.suspects}) if sampling.leave_out_suspects else positives
+
+
+def suspects_of(row: Mapping[str, Any]) -> set[str]:
+    """Ids of a row's suspected false negatives.
+
+    Raises:
+        InputError: nobody looked for them.
+    """
+    if row.get("suspects") is None:
+        raise InputError("leave_out_suspects: these candidates do not say who is suspected; see negatives.suspects")
+    return set(row["suspects"])
+
+
+def _filtered(name: str, ranked: RankedList, candidates: QueryCandidates, sampling: Sampling, last: int) -> RankedList:
+    positives, excluded = set(candidates.positives), left_out(candidates, sampling)
     if not _needs_scores(name, sampling):
         window = ranked.doc_ids[sampling.rank_from - 1 : last]
         return RankedList([doc_id for doc_id in window if doc_id not in excluded])
     if len(ranked.scores) != len(ranked.doc_ids):
         raise InputError(f"policy {sampling.policy} with these options reads scores, but {name!r} has none")
-    lowest, highest = _limits(name, ranked, excluded, sampling)
+    lowest, highest = _limits(name, ranked, positives, sampling)
     window = slice(sampling.rank_from - 1, last)
     kept = [
         (doc_id, score)

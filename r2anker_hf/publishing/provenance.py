@@ -25,6 +25,7 @@ _LOCAL = "sha256:"
 SETTINGS = (
     *("objective", "policy", "num_negatives", "depth", "retrievers", "rank_from", "rank_to", "min_score", "max_score"),
     *("absolute_margin", "relative_margin", "sampling_temperature", "shares", "within", "negatives_ranker"),
+    *("leave_out_suspects", "judged_by"),
     *("negatives_split", "retriever", "stages", "split", "max_queries", "head_steps", "query_flops", "document_flops"),
     *(
         "max_length",
@@ -51,7 +52,7 @@ SETTINGS = (
 _OF_SPLADE = ("head_steps", "query_flops", "document_flops")
 # Not worth a line of a card: they say that an option was not used.
 _UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": ["train"]}
-_UNUSED |= {"stage2_from": "stage1"}
+_UNUSED |= {"stage2_from": "stage1", "leave_out_suspects": False}
 
 
 @dataclass(frozen=True)

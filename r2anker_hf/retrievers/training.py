@@ -17,6 +17,7 @@ from ..attention import override_dropout, use_matmul_attention
 from ..files import write_whole
 from ..models import StopDiverged, check_finite, check_length, check_source, loading, seeded
 from ..negatives.sampling import SamplingOptions, draw_group
+from ..negatives.suspects import with_suspects
 from ..precision import fastest_precision, say
 from ..processes import is_main_process, wait_for_all
 from ..ranges import COUNT_OR_NONE, check_all
@@ -107,6 +108,8 @@ def write_tuples(
     from datasets import Features, List, Value
     from datasets.arrow_writer import ArrowWriter
 
+    if settings.leave_out_suspects:
+        rows = with_suspects(rows, text, settings.judged_by)
     negatives = [f"negative_{number}" for number in range(1, settings.num_negatives + 1)]
     columns = dict.fromkeys(["query", "positive", *negatives], Value("string"))
     features = Features({**columns, "label": List(Value("float32"))} if teacher else columns)

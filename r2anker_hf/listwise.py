@@ -322,9 +322,10 @@ class ListwiseTrainer(Trainer):
 
     @property
     def ranker(self) -> CrossEncoderRanker:
-        """The model as it stands, to score and rank with; it shares the weights."""
+        """The model as it stands, to score and rank with in float32, as when it is saved; it shares the weights."""
         encoder = self.data_collator.encoder
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model = copy.copy(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        vars(model).pop("forward", None)  # accelerate's, in the precision of the training
         return CrossEncoderRanker(model, encoder.tokenizer, encoder.max_length, encoder.max_query_length)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -104,14 +104,17 @@ def test_more_negatives_than_asked_for_are_drawn_anew_in_each_epoch(stream):
     assert drawn == [tuple(memory[(epoch, row)]["documents"]) for epoch in range(4) for row in range(2)]
 
 
-def test_model_id_train_save_rank(tiny_model, tmp_path):
-    trainer = ListwiseTrainer(model=str(tiny_model), args=config(tmp_path), train_dataset=DATASETS["list"])
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_model_id_train_save_rank(tiny_model, tmp_path, precision):
+    args = config(tmp_path, mixed_precision=precision)
+    trainer = ListwiseTrainer(model=str(tiny_model), args=args, train_dataset=DATASETS["list"])
     trainer.train()
     trainer.save_model()
     ranker = CrossEncoderRanker.from_pretrained(tmp_path, device="cpu")
     documents = [text(f"d{number}") for number in range(5)]
     ranked = ranker.rank("cat", documents, top_k=2)
     assert ranked == trainer.ranker.rank("cat", documents, top_k=2) and ranker.encoder.max_length == 32
+    assert "forward" in vars(trainer.model) or precision == "no"  # that of the training stays as it was
 
 
 def by_path(folder):

@@ -40,6 +40,16 @@ class CollectionFacts:
     use_titles: bool | None = None
 
 
+class Judged(typing.Protocol):
+    """What `evaluate` reads of a `Collection`."""
+
+    name: str
+    revision: str
+    split: str
+    corpus: typing.Any
+    qrels: dict[str, dict[str, int]]
+
+
 @dataclass(frozen=True)
 class Settings:
     """How intervals and tests are made; the same settings on the same runs give the same report, byte for byte."""
@@ -194,6 +204,11 @@ class EvaluationReport:
     correction: str = "holm"
     format: str = field(default=FORMAT)
 
+    @property
+    def means(self) -> dict[str, dict[str, float]]:
+        """Measure -> system -> mean over queries; `per_query` has what it is the mean of."""
+        return {name: {one.name: one.scores[name].mean for one in self.systems} for name in self.measures}
+
     def system(self, name: str) -> System:
         """The system of that name."""
         found = [system for system in self.systems if system.name == name]
@@ -231,8 +246,8 @@ class EvaluationReport:
 
 
 def evaluate(
-    qrels: Qrels,
-    runs: Sequence[Run],
+    qrels: Qrels | Judged,
+    runs: Run | Sequence[Run],
     measures: Sequence[str] = ("MRR@10", "nDCG@10", "R@50"),
     *,
     collection: CollectionFacts | None = None,
@@ -249,8 +264,8 @@ def evaluate(
     """Measure every run, compare every pair, and keep what a reader needs to check it.
 
     Args:
-        qrels: query_id -> doc_id -> grade.
-        runs: with distinct names; the first is the baseline of the tables.
+        qrels: query_id -> doc_id -> grade; or a `Collection`, which has them and gives the report its facts.
+        runs: with distinct names; the first is the baseline of the tables. One run needs no list.
         measures: names as in `measures.parse_measure`; the first one chooses the examples.
         collection: facts for the title of the report.
         settings: test, resamples, seed and confidence.
@@ -268,8 +283,10 @@ def evaluate(
         InputError: no run, names that repeat, an unknown name, a file that is not there, or a "reranking" that holds a
             document which its first stage does not.
     """
+    if not isinstance(qrels, Mapping):
+        collection, qrels = collection or facts_of(qrels), qrels.qrels
     parsed = parse_measures(measures)
-    by_name = _named(runs)
+    by_name = _named([runs] if isinstance(runs, Run) else runs)
     names, settings = [str(measure) for measure in parsed], settings or Settings()
     values = {name: evaluate_run(qrels, run, names) for name, run in by_name.items()}
     estimates = _estimates(values, settings)
@@ -296,6 +313,12 @@ def evaluate(
             for name, columns in by_measure.items()
         },
     )
+
+
+def facts_of(collection: Judged) -> CollectionFacts:
+    """What a report says of a collection."""
+    size, use_titles = len(collection.corpus), collection.corpus.use_titles
+    return CollectionFacts(collection.name, collection.revision, collection.split, size, use_titles)
 
 
 def compare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, has_length
 
 from .attention import override_dropout, use_matmul_attention
 from .collator import GroupedListwiseCollator, Text
 from .gradient_cache import bytes_a_token, cached_backward
+from .groups import as_groups
 from .health import COLLAPSED, Health, training_flops
 from .lora import has_adapters, merged
 from .losses import kl_divergence, softmax_cross_entropy
-from .models import StopDiverged
+from .measures import measure_rankings, parse_measures
+from .models import StopDiverged, check_length, check_vocabulary, load_tokenizer
+from .negatives.candidates import Candidates
 from .negatives.sampling import (
     SamplingOptions,
     draw_group,
@@ -35,6 +39,7 @@ from .negatives.sampling import (
 from .padding_free import batches, forward, is_padding_free, moved, use_padding_free
 from .precision import choose_precision
 from .ranges import check_all
+from .rankers import CrossEncoderRanker
 from .records import InputError
 from .saving import save_files, save_ranker
 from .trainers import keep_busy, use_one_gpu
@@ -44,6 +49,7 @@ from .trainers import keep_busy, use_one_gpu
 TOKENS_A_FORWARD = {"cpu": 4096}
 TOKENS_A_FORWARD_ELSEWHERE = 65536
 OBJECTIVES = ("labels", "retrievers", "ranker")
+GROUP_MEASURES = ("MRR@10", "nDCG@10")  # of the groups that `ListwiseTrainer.evaluate` scores
 
 
 @dataclass
@@ -59,6 +65,7 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
     weight_decay: float = field(default=0.1, metadata={"help": "Weight decay (appendix C)."})
     seed: int = field(default=42, metadata={"help": "Seed of order, negatives and dropout (appendix C)."})
     num_negatives: int = field(default=40, metadata={"help": "Negatives a query and epoch (appendix C)."})
+    max_length: int = field(default=128, metadata={"help": "Tokens of a pair (appendix C)."})
     freeze_embeddings: bool = field(
         default=False, metadata={"help": "Keep the word embeddings as they are: faster, and gentler on small data."}
     )
@@ -238,29 +245,51 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class ListwiseTrainer(Trainer):
-    """Trains a cross-encoder listwise on `TrainingGroups` (R2ANKER, Eq. 5).
+    """Trains a cross-encoder listwise on groups: a query, its positive and negatives (R2ANKER, Eq. 5).
 
     Args:
-        model: one-label sequence classifier; its logits are the scores.
+        model: a folder or Hub id, whose tokenizer is taken too and whose head may be fresh; or a `CrossEncoderRanker`,
+            with its tokenizer and lengths; or a sequence classifier with one label. Its logits are the scores.
         args: the configuration.
-        train_dataset: training groups.
-        data_collator: makes batches with `labels` and `mask` beside the model's inputs.
+        train_dataset: `datasets.Dataset` or `IterableDataset` with the columns of one of `groups.FORMS`; or candidates
+            as `load_candidates` reads them; or `TrainingGroups` or a `Mixture` of them. Of negatives in a list or in
+            columns, each epoch draws `num_negatives`; documents with labels are taken whole. A label above 0 marks a
+            positive; with objective `ranker` the labels are a teacher's scores.
+        data_collator: makes batches with `labels` and `mask` beside the model's inputs; default by the tokenizer and
+            `max_length`.
         measure: called with the model at each evaluation; its values (such as dev MRR@10) choose the checkpoint.
             The loss on dev groups is no substitute: it depends on the negatives drawn and on the batches.
+        eval_dataset: without a `measure`, what `evaluate` scores: as train_dataset, or several of them by name.
+        processing_class: the tokenizer; default the model's.
         kwargs: anything else that `Trainer` takes.
+
+    Raises:
+        InputError: other columns, a stream without max_steps, a model that cannot be loaded, both a measure and an
+            eval_dataset.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: ListwiseConfig,
-        train_dataset: TrainingGroups,
-        data_collator: GroupedListwiseCollator,
+        model: str | os.PathLike | PreTrainedModel | CrossEncoderRanker,
+        args: ListwiseConfig | None = None,
+        train_dataset: Any = None,
+        data_collator: GroupedListwiseCollator | None = None,
         measure: Callable[[PreTrainedModel], Mapping[str, float]] | None = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ):
+        args = args or ListwiseConfig()
+        if measure and eval_dataset is not None:
+            raise InputError("measure and eval_dataset are both given, but one of them chooses the checkpoint")
+        groups = _training_groups(train_dataset, args)
+        if data_collator is None or not isinstance(model, torch.nn.Module):
+            ranker = _ranker(model, args, processing_class)
+            model, processing_class = ranker.model, ranker.tokenizer
+            data_collator = data_collator or GroupedListwiseCollator(ranker.encoder)
         use_one_gpu(args)
         keep_busy(args)
+        args.accelerator_config.dispatch_batches = False  # of a stream too, every process reads its own batches
         args.remove_unused_columns = False
         args.label_names = ["labels"]
         self.measure = measure
@@ -269,16 +298,19 @@ class ListwiseTrainer(Trainer):
         override_dropout(model, args.dropout)
         if not use_padding_free(model) and args.bf16 and args.device.type == "cpu":
             use_matmul_attention(model)
-        self.health = Health(train_dataset.retrievers, args.device, args.peak_tflops)
+        self.health = Health(getattr(groups, "retrievers", ()), args.device, args.peak_tflops)
         self.chunk_tokens = 0  # of the gradient cache; found at the first step
         super().__init__(
             model=model,
             args=args,
-            train_dataset=train_dataset,
-            eval_dataset=[] if measure else None,  # Trainer insists on one; `measure` brings its own queries
+            train_dataset=groups,
+            # Trainer insists on one; `measure` brings its own queries
+            eval_dataset=[] if measure else _scored_groups(eval_dataset, args),
             data_collator=data_collator,
-            **kwargs,
+            processing_class=processing_class,
+            **{"compute_metrics": partial(group_measures, objective=args.objective), **kwargs},
         )
+        self.label_names = ["labels", "mask"]  # what an evaluation gathers of a batch
         self.add_callback(StopDiverged())
         # `compute_loss` returns a mean over the batch, which the trainer is to divide by the accumulation steps; every
         # transformers 5 asks this attribute, `loss_is_scaled_for_ga` only those since 5.19
@@ -289,11 +321,24 @@ class ListwiseTrainer(Trainer):
         whole_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return EpochSampler(len(self.train_dataset), whole_batch, args.seed, self.train_dataset.order)
 
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler:
+        items = [(0, row) for row in range(len(eval_dataset))]
+        return EpochSampler(len(items), 1, self.args.seed, lambda seed, epoch: items)
+
+    @property
+    def ranker(self) -> CrossEncoderRanker:
+        """The model as it stands, to score and rank with in float32, as when it is saved; it shares the weights."""
+        encoder = self.data_collator.encoder
+        model = copy.copy(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        vars(model).pop("forward", None)  # accelerate's, in the precision of the training
+        return CrossEncoderRanker(model, encoder.tokenizer, encoder.max_length, encoder.max_query_length)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean over the batch's queries of each group's softmax cross-entropy, or divergence from fused scores."""
         groups = _Groups(model, inputs, self._forward_tokens)
         scores = groups.scattered(torch.cat([chunk() for chunk in groups.chunks]))
-        self._observe(model, groups, scores)
+        if model.training:
+            self._observe(model, groups, scores)
         loss = self._loss(scores, groups)
         return (loss, {"scores": scores}) if return_outputs else loss
 
@@ -366,7 +411,14 @@ class ListwiseTrainer(Trainer):
         return max(length, int(self.args.memory_budget * 2**30 / held))
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Dev measures of the model as it stands, under their names after `eval_`."""
+        """Quality of the model as it stands, under names after `eval_`.
+
+        With a `measure`, its values; of an eval_dataset, the loss and `GROUP_MEASURES` of its groups.
+        """
+        if eval_dataset is not None:
+            eval_dataset = _scored_groups(eval_dataset, self.args)
+        if eval_dataset is not None or (self.measure is None and self.eval_dataset is not None):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.measure is None:
             return {}
         model = self.accelerator.unwrap_model(self.model)
@@ -374,6 +426,30 @@ class ListwiseTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
+        """Scores of each group's documents.
+
+        Args:
+            test_dataset: as eval_dataset; rows of query and documents need no labels.
+            ignore_keys: as Trainer's.
+            metric_key_prefix: what the names of metrics begin with.
+
+        Returns:
+            `predictions`: [groups] arrays of [documents] logits, in the order of the rows and of their documents;
+            `label_ids`: the labels likewise, None where all are 0; `metrics`: as of `evaluate`, without figures that
+            need labels where there are none.
+        """
+        groups = _scored_groups(test_dataset, self.args, "test_dataset")
+        output = super().predict(groups, ignore_keys, metric_key_prefix)
+        labels, mask = output.label_ids
+        scores, labels = (
+            [row[real] for row, real in zip(values, mask == 1, strict=True)] for values in (output.predictions, labels)
+        )
+        if any(row.any() for row in labels):
+            return PredictionOutput(scores, labels, output.metrics)
+        judged = {f"{metric_key_prefix}_{name}" for name in ("loss", *GROUP_MEASURES)}
+        return PredictionOutput(scores, None, {name: x for name, x in output.metrics.items() if name not in judged})
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Checkpoints, `save_model` and `push_to_hub` write the files of `CrossEncoderRanker.save_pretrained`.
@@ -397,6 +473,65 @@ class ListwiseTrainer(Trainer):
             super()._push_from_checkpoint(checkpoint_folder)
         finally:
             self.processing_class = tokenizer
+
+
+def group_measures(prediction: EvalPrediction, objective: str = "labels") -> dict[str, float]:
+    """Means of `GROUP_MEASURES` over groups; nothing where the labels are a teacher's scores.
+
+    Documents of equal score stand with the lowest label first, so that a ranker that tells nothing apart wins nothing.
+
+    Args:
+        prediction: `predictions` [groups, list_size] logits, and as `label_ids` two such arrays: labels, of which
+            those above 0 are relevant (all alike, if some are no whole numbers), and a mask, 1 for a document.
+        objective: of the training.
+    """
+    if objective != "labels":
+        return {}
+    rankings, judgements = [], []
+    for scores, labels, mask in zip(prediction.predictions, *prediction.label_ids, strict=True):
+        scores, labels = scores[mask == 1], labels[mask == 1]
+        grades = labels if (labels == labels.round()).all() else labels > 0
+        rankings.append([str(place) for place in np.lexsort((labels, -scores))])
+        judgements.append({str(place): int(grade) for place, grade in enumerate(grades)})
+    values = measure_rankings(rankings, judgements, parse_measures(GROUP_MEASURES))
+    return {name: float(np.mean(column)) for name, column in values.items()}
+
+
+def _training_groups(dataset: Any, config: ListwiseConfig) -> Any:
+    if isinstance(dataset, Candidates):
+        return TrainingGroups(dataset.rows, dataset.corpus.text, config)
+    groups = as_groups(dataset, config, "train_dataset")
+    if groups is not None and not has_length(groups) and config.max_steps <= 0:
+        raise InputError("max_steps is missing: train_dataset is a stream, whose end is not known")
+    return groups
+
+
+def _scored_groups(dataset: Any, config: ListwiseConfig, name: str = "eval_dataset") -> Any:
+    return (
+        _training_groups(dataset, config)
+        if isinstance(dataset, Candidates)
+        else as_groups(dataset, config, name, True)
+    )
+
+
+def _ranker(
+    model: str | os.PathLike | PreTrainedModel | CrossEncoderRanker,
+    config: ListwiseConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> CrossEncoderRanker:
+    """The model with its tokenizer, or with the one given."""
+    if isinstance(model, CrossEncoderRanker):
+        return model
+    if isinstance(model, str | os.PathLike):
+        options = {"max_length": config.max_length, "seed": config.seed, "device": config.device}
+        loaded = CrossEncoderRanker.from_pretrained(model, fresh_head=True, **options)
+        model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
+    if tokenizer is None and not model.name_or_path:
+        raise InputError("processing_class is missing: the model was not loaded from a folder with a tokenizer")
+    tokenizer = tokenizer or load_tokenizer(model.name_or_path)
+    check_vocabulary(model, tokenizer, model.name_or_path)
+    check_length(model, config.max_length, model.name_or_path)
+    return CrossEncoderRanker(model, tokenizer, config.max_length)
 
 
 class _Groups:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -115,24 +115,106 @@ class CrossEncoderRanker:
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         return cls(loaded, tokenizer, max_length, max_query_length or query_limit(limits, tokenizer), **kwargs)
 
-    def score(self, pairs: Iterable[tuple[str, str]], progress: bool = False, total: int | None = None) -> np.ndarray:
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Documents of one query, best first; those of equal score in the order given.
+
+        As of sentence-transformers' CrossEncoder, which gives the same for the same folder.
+
+        Args:
+            query: its text.
+            documents: their texts.
+            top_k: documents returned; default all.
+            return_documents: whether to return the texts too.
+            batch_size: as of `predict`.
+            show_progress_bar: show a bar.
+            activation_fn: as of `predict`.
+
+        Returns:
+            A dictionary per document: `corpus_id`, its place in `documents`, `score`, and `text` if asked for.
+        """
+        options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, "activation_fn": activation_fn}
+        scores = self.predict([(query, document) for document in documents], **options)
+        order = np.argsort(-scores, kind="stable")[:top_k].tolist()
+        ranked = [{"corpus_id": place, "score": float(scores[place])} for place in order]
+        return [{**one, "text": documents[one["corpus_id"]]} for one in ranked] if return_documents else ranked
+
+    def predict(
+        self,
+        inputs: Sequence[Any],
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        convert_to_tensor: bool = False,
+    ) -> Any:
+        """Scores of (query, document) pairs; equal pairs are scored once, so that they have equal scores.
+
+        As of sentence-transformers' CrossEncoder, which gives the same for the same folder. `score` takes streams.
+
+        Args:
+            inputs: pairs of texts, or one pair.
+            batch_size: pairs of full length that go through the model at once; default the ranker's.
+            show_progress_bar: show a bar.
+            activation_fn: applied to the logits, such as `torch.nn.Sigmoid()`; default none.
+            convert_to_tensor: return a tensor on the model's device.
+
+        Returns:
+            [pairs] float32 scores as an array or a tensor; of one pair a single number.
+
+        Raises:
+            InputError: something else than pairs of texts; a batch size below 1; scores that are NaN.
+        """
+        alone = len(inputs) > 0 and isinstance(inputs[0], str)
+        pairs = _pairs([inputs] if alone else inputs)
+        unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
+        found = self.score(unique, bool(show_progress_bar), len(unique), batch_size)
+        scores = found[[unique[pair] for pair in pairs]] if len(unique) < len(pairs) else found
+        if activation_fn is not None or convert_to_tensor:
+            values = torch.from_numpy(scores).to(self.model.device if convert_to_tensor else "cpu")
+            values = values if activation_fn is None else activation_fn(values)
+            scores = values if convert_to_tensor else values.numpy()
+        if not alone:
+            return scores
+        return scores[0] if convert_to_tensor else float(scores[0])
+
+    def score(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        progress: bool = False,
+        total: int | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
         """Score (query, document) text pairs.
 
         Args:
             pairs: any number of them, also a generator; `BUFFER` are held at a time.
             progress: show a bar.
             total: pairs to come, for the bar.
+            batch_size: in place of the ranker's.
 
         Returns:
             [pairs] float32 logits in the order given; higher is more relevant.
 
         Raises:
-            InputError: a score is not a number: the weights are broken.
+            InputError: a score is not a number: the weights are broken; or a batch size below 1.
         """
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, but must be at least 1")
+        size = batch_size or self.batch_size
         scores = []
         with tqdm(total=total, unit="pair", disable=not progress, desc="rerank") as bar:
             for buffer in _buffers(pairs, BUFFER):
-                scores.append(self._score_buffer(buffer, bar))
+                scores.append(self._score_buffer(buffer, bar, size))
         return np.concatenate(scores) if scores else np.zeros(0, np.float32)
 
     def rerank(
@@ -186,6 +268,51 @@ class CrossEncoderRanker:
         they do not know, their scores of longer queries differ, and a warning says so.
         """
         save_ranker(self.model, self.encoder, folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        commit_message: str = "Add a cross-encoder ranker",
+        exist_ok: bool = False,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Put the files of `save_pretrained` into a model repository, in one commit; it gets no model card.
+
+        `recipes/publish.py` publishes a ranker with a card, measured figures, and a check of what stands there.
+
+        Args:
+            repo_id: owner/name; made if there is none.
+            token: that may write; default the one of `hf auth login` or HF_TOKEN.
+            private: whether a new repository is private; default as the owner's settings say.
+            commit_message: title of the commit.
+            exist_ok: whether the repository may be there already.
+            revision: branch; default main.
+            create_pr: open a pull request in place of a commit to the branch.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            InputError: the Hub refused, for instance since the repository exists.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            try:
+                repo_id = api.create_repo(repo_id, private=private, exist_ok=exist_ok or create_pr).repo_id
+                if revision is not None:
+                    api.create_branch(repo_id, branch=revision, exist_ok=True)
+                options = {"commit_message": commit_message, "revision": revision, "create_pr": create_pr}
+                return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **options).commit_url)
+            except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError) as error:
+                raise InputError(f"{repo_id}: not pushed: {str(error).strip().splitlines()[0]}") from error
 
     def fingerprint(self) -> str:
         """Hash of all that decides the scores of given texts: weights, configuration, tokenizer, lengths, precision.
@@ -250,11 +377,11 @@ class CrossEncoderRanker:
         documents = Tokens.shared(doc_ids, texts, self.tokenizer, folder, limit)
         return dict(zip(query_ids, encoded, strict=True)), documents
 
-    def _score_buffer(self, pairs: Sequence[tuple[str, str]], bar: tqdm) -> np.ndarray:
+    def _score_buffer(self, pairs: Sequence[tuple[str, str]], bar: tqdm, batch_size: int) -> np.ndarray:
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         tokens = dict(zip(texts, encode(self.tokenizer, texts), strict=True))
         sizes = np.array([[len(tokens[text]) for text in pair] for pair in pairs])
-        parts = batches(self.encoder.lengths(*sizes.T), self.batch_size * self.encoder.max_length)
+        parts = batches(self.encoder.lengths(*sizes.T), batch_size * self.encoder.max_length)
         scores = np.empty(len(pairs), np.float32)
         logits = self._logits([(tokens[pairs[i][0]], tokens[pairs[i][1]]) for i in part] for part in parts)
         scores[np.concatenate(parts)] = logits
@@ -275,6 +402,15 @@ class CrossEncoderRanker:
         if np.isnan(result).any():
             raise InputError(f"{self.model.name_or_path}: scores are NaN; the weights or the precision are broken")
         return result
+
+
+def _pairs(inputs: Sequence[Any]) -> list[tuple[str, str]]:
+    """(query, document) texts, unless something else was given."""
+    pairs = [tuple(pair) if isinstance(pair, list | tuple | np.ndarray) else (pair,) for pair in inputs]
+    for place, pair in enumerate(pairs):
+        if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise InputError(f"inputs[{place}] is {str(inputs[place])[:80]!r}, but must be a pair (query, document)")
+    return pairs
 
 
 def default_batch_size(device: torch.device) -> int:

@@ -112,10 +112,10 @@ def build_retriever(config: RetrievalConfig, corpus: IndexableCorpus, index: str
     if config.retriever == "splade":
         from r2anker_hf.retrievers.splade import SpladeRetriever
 
-        return SpladeRetriever(config.model, corpus, **options)
+        return SpladeRetriever.build(corpus, config.model, **options)
     from r2anker_hf.retrievers.dense import DenseRetriever
 
-    return DenseRetriever(config.model, corpus, search=config.search, **options)
+    return DenseRetriever.build(corpus, config.model, search=config.search, **options)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Literal
 
 from r2anker_hf.collection import Collection, load_collection, read_qrels
 from r2anker_hf.config import run_recipe
-from r2anker_hf.evaluation import CollectionFacts, EvaluationReport, Settings, evaluate
+from r2anker_hf.evaluation import CollectionFacts, EvaluationReport, Settings, evaluate, facts_of
 from r2anker_hf.records import InputError
 from r2anker_hf.report import Texts, text_table, write_report
 from r2anker_hf.run import Run, check_run
@@ -76,15 +76,7 @@ def score(config: ScoringConfig, collection: Collection | None, folder: Path) ->
 
 def make_report(config: ScoringConfig, collection: Collection | None) -> EvaluationReport:
     """The report of a configuration's runs."""
-    facts = CollectionFacts(config.qrels or "unnamed", split=config.split)
-    if collection:
-        facts = CollectionFacts(
-            collection.name,
-            collection.revision,
-            collection.split,
-            len(collection.corpus),
-            collection.corpus.use_titles,
-        )
+    facts = facts_of(collection) if collection else CollectionFacts(config.qrels or "unnamed", split=config.split)
     qrels = read_qrels(config.qrels) if config.qrels else collection.qrels
     runs = [Run.read_trec(path, name) for name, path in config.runs.items()]
     for run in runs:

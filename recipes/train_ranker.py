@@ -73,7 +73,6 @@ class RankerConfig:
     max_queries: int | None = field(
         default=None, metadata={"help": "Train on so many queries, evenly spaced; default all."}
     )
-    max_length: int = field(default=128, metadata={"help": "Tokens of a pair (appendix C)."})
     max_query_length: int | None = field(
         default=None, metadata={"help": "Tokens kept of a query; default all. Other loaders know no such limit."}
     )
@@ -192,7 +191,7 @@ def train(config: RankerConfig, training: ListwiseConfig, dev: tuple[Collection,
     ranker = CrossEncoderRanker.from_pretrained(
         config.model,
         config.model_revision,
-        config.max_length,
+        training.max_length,
         config.max_query_length,
         fresh_head=True,
         seed=training.seed,

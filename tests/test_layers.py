@@ -65,8 +65,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lora": set(),
     "listwise": {
         *{"losses", "padding_free", "gradient_cache", "health", "lora", "negatives.sampling", "saving", "trainers"},
-        "ranges",
+        *{"ranges", "groups", "rankers", "measures", "negatives.candidates"},
     },
+    "groups": {"negatives.sampling"},
     "mixture": {"listwise", "negatives.sampling"},
     "whole_words": set(),
     "pretraining": {"listwise", "padding_free", "ranges", "tokens", "whole_words"},

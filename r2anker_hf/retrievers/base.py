@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+Texts = Mapping[str, str] | Sequence[str]
+"""Texts by id, or a list of them, whose ids are their places."""
+
+
 class IndexableCorpus(Protocol):
     """Passages by position; `collection.Corpus` is one, and any list with these three members will do."""
 
@@ -25,7 +29,7 @@ class IndexableCorpus(Protocol):
 
 
 class Retriever(Protocol):
-    """A first stage over a fixed corpus.
+    """A first stage over a fixed corpus; each class makes one by `build(corpus, ...)`.
 
     Attributes:
         name: what its Run is called.
@@ -37,11 +41,11 @@ class Retriever(Protocol):
     name: str
     shares_corpus: bool
 
-    def search(self, queries: Mapping[str, str], depth: int) -> Run:
+    def search(self, queries: Texts, depth: int) -> Run:
         """The best `depth` documents of each query.
 
         Args:
-            queries: query id -> text.
+            queries: query id -> text; or a list of texts, whose ids are their places, "0" onwards.
             depth: documents a query at most, at least 1.
 
         Returns:
@@ -52,6 +56,46 @@ class Retriever(Protocol):
             InputError: depth is below 1.
         """
         ...
+
+
+class Passages:
+    """An `IndexableCorpus` of texts that are in memory anyway.
+
+    >>> Passages(["a passage", "another"]).ids
+    ['0', '1']
+    """
+
+    def __init__(self, texts: Texts):
+        passages = by_id(texts, "the corpus")
+        self.ids, self._texts = list(passages), list(passages.values())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def texts(self, start: int, stop: int) -> list[str]:
+        """Passages start..stop-1."""
+        return self._texts[start:stop]
+
+
+def as_corpus(corpus: IndexableCorpus | Texts) -> IndexableCorpus:
+    """A corpus as it is, or one of texts."""
+    return corpus if hasattr(corpus, "texts") and hasattr(corpus, "ids") else Passages(corpus)
+
+
+def by_id(texts: Texts, name: str = "queries") -> Mapping[str, str]:
+    """Texts by their ids; those of a list are their places.
+
+    Raises:
+        InputError: something else than texts; `name` is what the message calls them.
+
+    >>> by_id(["first", "second"])
+    {'0': 'first', '1': 'second'}
+    """
+    if isinstance(texts, Mapping):
+        return texts
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{name}: give texts by their ids, or a list of texts")
+    return {str(place): text for place, text in enumerate(texts)}
 
 
 def cut(doc_ids: Sequence[str], positions: np.ndarray, scores: np.ndarray, depth: int) -> Ranked:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..processes import is_main_process, my_share, wait_for_all
 from ..records import InputError
 from ..run import Ranked, Run
-from .base import IndexableCorpus, best_positions, check_corpus, check_depth, cut
+from .base import IndexableCorpus, Texts, as_corpus, best_positions, by_id, check_corpus, check_depth, cut
 from .index import IndexFolder, corpus_fingerprint, read_identity
 from .lucene import analyze
 
@@ -69,7 +69,7 @@ class BM25Retriever:
     @classmethod
     def build(
         cls,
-        corpus: IndexableCorpus,
+        corpus: IndexableCorpus | Texts,
         preset: str = "lucene",
         k1: float | None = None,
         b: float | None = None,
@@ -83,7 +83,7 @@ class BM25Retriever:
         read memory-mapped. Several processes share the text analysis, whose finished chunks survive a kill.
 
         Args:
-            corpus: the passages.
+            corpus: the passages, or texts.
             preset: a key of PRESETS, which gives k1 and b.
             k1: in place of the preset's.
             b: in place of the preset's.
@@ -96,6 +96,7 @@ class BM25Retriever:
                 that holds another index.
         """
         parameters = resolve_parameters(preset, k1, b)
+        corpus = as_corpus(corpus)
         check_corpus(corpus)
         starts = range(0, len(corpus), _PASSAGES_A_CHUNK)
         if folder is None:
@@ -131,13 +132,13 @@ class BM25Retriever:
         IndexFolder(folder, _identity(corpus, BM25Parameters(found.get("k1"), found.get("b"))))
         return cls(*_load_index(Path(folder)), corpus.ids, progress, name)
 
-    def search(self, queries: Mapping[str, str], depth: int) -> Run:
+    def search(self, queries: Texts, depth: int) -> Run:
         """The best `depth` documents of each query; see `Retriever.search`.
 
         Documents without a term of the query are left out. Beside the results, one float a document is held.
         """
         check_depth(depth)
-        bar = tqdm(queries.items(), desc=f"{self.name}: search", unit="query", disable=not self.progress)
+        bar = tqdm(by_id(queries).items(), desc=f"{self.name}: search", unit="query", disable=not self.progress)
         return Run.of_ranked({query_id: self._search_one(text, depth) for query_id, text in bar}, self.name)
 
     def _search_one(self, text: str, depth: int) -> Ranked:

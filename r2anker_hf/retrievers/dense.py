@@ -15,7 +15,7 @@ from ..processes import gather, is_main_process, my_share
 from ..records import InputError
 from ..run import Ranked, Run
 from .approximate import APPROXIMATIONS, open_approximate
-from .base import IndexableCorpus, check_depth, cut
+from .base import IndexableCorpus, Texts, as_corpus, by_id, check_depth, cut
 from .encoding import DTYPES, EncodedCorpus, chunks
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _MOST_OF_A_GPU = 2048  # documents that faiss finds a query on a GPU
 
 
 class DenseRetriever:
-    """Inner-product search over encoded passages; encoding happens here, when the retriever is made.
+    """Inner-product search over encoded passages; encoding happens when the retriever is made.
 
     Vectors go to disk in float32 shards, an `IndexFolder`: work that was cut short goes on at the first missing
     shard, and vectors of another model or corpus are refused. Several processes encode, and search, a share of the
@@ -106,9 +106,16 @@ class DenseRetriever:
             self._approximate = open_approximate(search, encoded.index, self._shards, progress, encoded.alone)
         self.shares_corpus = self._approximate is None and not encoded.alone
 
-    def search(self, queries: Mapping[str, str], depth: int) -> Run:
+    @classmethod
+    def build(
+        cls, corpus: IndexableCorpus | Texts, model: str | os.PathLike | SentenceTransformer, **options: Any
+    ) -> DenseRetriever:
+        """Encode a corpus, or texts; `options` are those of the class. Every retriever has such a `build`."""
+        return cls(model, as_corpus(corpus), **options)
+
+    def search(self, queries: Texts, depth: int) -> Run:
         """The best `depth` documents of each query; see `Retriever.search`. Memory: one shard, `depth` a query."""
-        return self._search(queries, depth, exact=self._approximate is None)
+        return self._search(by_id(queries), depth, exact=self._approximate is None)
 
     def recall(self, queries: Mapping[str, str], depth: int) -> float:
         """Share of the exact top `depth` that this retriever finds, mean over queries; 1 for "flat"."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from tqdm.auto import tqdm
 from ..processes import is_main_process
 from ..records import InputError
 from ..run import Ranked, Run
-from .base import IndexableCorpus, best_positions, check_depth, cut
+from .base import IndexableCorpus, Texts, as_corpus, best_positions, by_id, check_depth, cut
 from .encoding import EncodedCorpus, chunks
 
 if TYPE_CHECKING:
@@ -83,12 +82,20 @@ class SpladeRetriever:
         paths = self._encoded.encode("", self._encode_shard, _save_inverted, progress)
         self._shards = [_load_inverted(path) for path in paths]
 
-    def search(self, queries: Mapping[str, str], depth: int) -> Run:
+    @classmethod
+    def build(
+        cls, corpus: IndexableCorpus | Texts, model: str | os.PathLike | SparseEncoder, **options: Any
+    ) -> SpladeRetriever:
+        """Encode a corpus, or texts; `options` are those of the class. Every retriever has such a `build`."""
+        return cls(model, as_corpus(corpus), **options)
+
+    def search(self, queries: Texts, depth: int) -> Run:
         """The best `depth` documents of each query; see `Retriever.search`. Documents that share no term are left out.
 
         Memory: the scores of 32 queries for one shard.
         """
         check_depth(depth)
+        queries = by_id(queries)
         query_ids = list(queries)
         lists = {}
         hidden = not self.progress or not is_main_process()

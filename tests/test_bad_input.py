@@ -24,7 +24,7 @@ def base(stage: str, story: Path, model: Path) -> dict[str, object]:
         "analyse": {"negatives": negatives},
         "curve": {
             "collection": collection,
-            "rankers": f"40={story / 'ranker'}",
+            "rankers": story / "ranker",
             "first_stage": story / "train/bm25/run.trec",
             "split": "train",
         },
@@ -62,7 +62,7 @@ def refusal(stage: str, options: dict[str, object]) -> str:
     """The one line of a recipe that refuses its options, after looking that it is one and that nothing is left."""
     words = []
     for name, value in options.items():
-        words.append(f"--{name}={f'a={value}' if (stage, name) in MAPPINGS else value}")
+        words.append(f"--{name}={f'7={value}' if (stage, name) in MAPPINGS else value}")
     printed, code = io.StringIO(), 0
     with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -254,7 +254,7 @@ def test_a_collection_that_is_not_there_is_refused(stage, option, finished, tiny
         ("train_retriever", {"max_queries": 1, "num_train_epochs": 1}, "1 tuples .* do not fill one batch of 2"),
         ("pretrain", {"push_to_hub": "true"}, "push_to_hub is not for this training"),
         ("publish", {"kind": "retriever"}, "config.yaml: lacks split"),
-        ("publish", {"report": "REPORT", "runs": "x"}, "no system is called 'a'"),
+        ("publish", {"report": "REPORT", "runs": "x"}, "no system is called '7'"),
     ],
 )
 def test_options_that_do_not_go_together(stage, more, message, finished, tiny_model, tmp_path):

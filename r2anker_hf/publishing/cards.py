@@ -14,6 +14,7 @@ from ..negatives.card import draw_plots, environment
 from ..report import axis_ticks, markdown_cell, p_value, read_report, signed, template_folder
 from ..stage import PROVENANCE_FILE
 from .evidence import REPORT_FILE
+from .mixtures import sets_of
 from .provenance import COMMIT, PINNED
 
 TEMPLATES = {"ranker": "ranker.md.jinja", "retriever": "retriever.md.jinja", "negatives": "negatives.md.jinja"}
@@ -49,21 +50,34 @@ def write_card(folder: Path, kind: str) -> None:
     provenance, report = read(folder)
     if report:
         _draw_results(report, provenance["systems"], folder / RESULTS_PLOT)
-    audit = (provenance.get("negatives") or {}).get("audit")
-    if audit:
-        with tempfile.TemporaryDirectory() as scratch:
-            for path in draw_plots(audit, scratch):
-                if path.stem in NEGATIVES_PLOTS:
-                    target = folder / "plots" / f"negatives_{path.name}"
-                    target.parent.mkdir(exist_ok=True)
-                    target.write_bytes(path.read_bytes())
+    for one, prefix in _prefixed(sets_of(provenance)):
+        if one["audit"]:
+            _draw_audit(one["audit"], folder, prefix)
     (folder / CARD_FILE).write_text(render(kind, provenance, report), encoding="utf-8")
+
+
+def _prefixed(sets: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+    """Each set of candidates with what the names of its plots begin with."""
+    return [
+        (one, f"plots/negatives_{number}_" if len(sets) > 1 else "plots/negatives_")
+        for number, one in enumerate(sets, start=1)
+    ]
+
+
+def _draw_audit(audit: Mapping[str, Any], folder: Path, prefix: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in draw_plots(audit, scratch):
+            if path.stem in NEGATIVES_PLOTS:
+                target = folder / f"{prefix}{path.name}"
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(path.read_bytes())
 
 
 def render(kind: str, provenance: Mapping[str, Any], report: EvaluationReport | None) -> str:
     """The text of README.md."""
     own = tuple(provenance["systems"])
     fusions = free_fusions(provenance)
+    sets = sets_of(provenance)
     return (
         environment()
         .get_template(TEMPLATES[kind])
@@ -74,6 +88,9 @@ def render(kind: str, provenance: Mapping[str, Any], report: EvaluationReport | 
             tables={name: table.markdown() for name, table in tables(report, own, fusions).items()} if report else {},
             significant=_significant(report, own, fusions) if report else [],
             fusions=fusions,
+            sets=_prefixed(sets),
+            retrievers=max((len(split["retrievers"]) for one in sets for split in one["splits"].values()), default=0),
+            mixture=mixture_table(sets).markdown() if len(sets) > 1 else "",
             origins=_origins(provenance).markdown(),
             settings=_settings(provenance["stages"]),
             short=_short,
@@ -124,7 +141,7 @@ def metadata(kind: str, provenance: Mapping[str, Any], report: EvaluationReport 
         "library_name": "sentence-transformers",
         "tags": TAGS[form],
         "pipeline_tag": PIPELINES[form],
-        "datasets": [one["name"] for one in _data(provenance) if _on_hub(one)] or None,
+        "datasets": list(dict.fromkeys(one["name"] for one in training_data(provenance) if _on_hub(one))) or None,
     }
     if _on_hub(base):
         options |= {"base_model": base["name"], "base_model_relation": "finetune"}
@@ -273,10 +290,10 @@ def _metric_args(report: EvaluationReport, system: System, measure: str) -> dict
     return found
 
 
-def _data(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def training_data(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The data that a model was trained on: candidates with their collection, or a collection."""
-    if negatives := provenance.get("negatives"):
-        return [negatives, negatives["collection"]]
+    if sets := sets_of(provenance):
+        return [source for one in sets for source in (one, one["collection"])]
     return [provenance["collection"]]
 
 
@@ -287,8 +304,10 @@ def _on_hub(source: Mapping[str, Any]) -> bool:
 def _origins(provenance: Mapping[str, Any]) -> Table:
     """What went in: name, revision, licence."""
     sources: list[tuple[str, dict[str, Any]]] = [("encoder", {**provenance["base_model"], "path": ""})]
-    if negatives := provenance.get("negatives"):
-        sources += [("candidates", negatives), ("their collection", {**negatives["collection"], "licence": None})]
+    sets = sets_of(provenance)
+    for number, one in enumerate(sets, start=1):
+        what = f"candidates {number}" if len(sets) > 1 else "candidates"
+        sources += [(what, one), ("their collection", {**one["collection"], "licence": None})]
     if collection := provenance.get("collection"):
         sources.append(("collection", collection))
     header = ("what", "name", "revision", "licence")
@@ -297,6 +316,38 @@ def _origins(provenance: Mapping[str, Any]) -> Table:
         for what, one in sources
     ]
     return Table(header, tuple(rows), words=4)
+
+
+def mixture_table(sets: Sequence[Mapping[str, Any]]) -> Table:
+    """What each collection of a mixture gave to the training."""
+    header = (
+        "set",
+        "trained on",
+        "split",
+        "licence",
+        "training queries",
+        "queries per epoch",
+        "share of the training",
+    )
+    rows = [
+        (
+            *(str(number), markdown_cell(one["collection"]["name"]), f"`{one['split']}`"),
+            *(one["licence"] or "not stated", f"{one['training_queries']:,}", f"{one['epoch_queries']:,}"),
+            f"{one['share']:.2%}",
+        )
+        for number, one in enumerate(sets, start=1)
+    ]
+    return Table(header, tuple(rows), words=4)
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    >>> enumerated(["a"]), enumerated(["a", "b"]), enumerated(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _linked(source: Mapping[str, Any]) -> str:

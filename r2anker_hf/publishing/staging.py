@@ -21,7 +21,7 @@ from ..negatives.card import write_card as write_negatives_card
 from ..rankers import CrossEncoderRanker
 from ..records import InputError
 from ..stage import PROVENANCE_FILE
-from .cards import template_sha256, write_card, write_eval_results
+from .cards import enumerated, template_sha256, write_card, write_eval_results
 from .compat import check, rewrite
 from .evidence import gather, write
 from .golden import is_sparse, load_retriever, write_golden
@@ -59,8 +59,12 @@ class Stated:
         default=None,
         metadata={"help": "owner/name@commit of the encoder that training started from, if it was local."},
     )
-    negatives: str | None = field(
-        default=None, metadata={"help": "owner/name@commit, or folder, of a ranker's candidates, if they were moved."}
+    negatives: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "owner/name@commit, or folder, of a ranker's candidates, if they were moved; of several sets "
+            "one each, - for one that was not moved."
+        },
     )
     collection: str | None = field(
         default=None, metadata={"help": "owner/name@commit of the collection measured on, if it was a local copy."}
@@ -84,6 +88,8 @@ class Stated:
     )
 
     def __post_init__(self):
+        if isinstance(self.negatives, str):
+            self.negatives = [self.negatives]
         if self.benchmark and not re.fullmatch(r"[\w.-]+/[\w.-]+#[\w.-]+", self.benchmark):
             raise InputError(f"benchmark is {self.benchmark!r}, but is written owner/name#task_id")
 
@@ -196,8 +202,7 @@ def _stage_model(
     stages = lineage(folder)
     data = negatives_of(stages[-1], stated.negatives) if kind == "ranker" else collection_of(stages[-1])
     base = base_model(stages, stated.base_model)
-    licences = {"the base model": base["licence"], "the training data": data.facts["licence"]}
-    licence = carried(stated.licence, licences, derived=False)
+    licence = carried(stated.licence, {"the base model": base["licence"], **data_licences(data.facts)}, derived=False)
     _copy_model(folder, into)
     rewrite(kind, into)
     check(kind, into)
@@ -237,6 +242,13 @@ def _stage_model(
     return data.texts
 
 
+def data_licences(facts: Mapping[str, Any]) -> dict[str, str | None]:
+    """Licence of each set of training data, by what an error calls it."""
+    if "mixture" not in facts:
+        return {"the training data": facts["licence"]}
+    return {f"training data {number}, {one['name']}": one["licence"] for number, one in enumerate(facts["mixture"], 1)}
+
+
 def _copy_model(folder: Path, into: Path) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder)
@@ -272,7 +284,9 @@ def _parameters(folder: Path) -> int:
 
 
 def _purpose(kind: str, facts: Mapping[str, Any]) -> str:
-    source = facts["collection"]["name"] if kind == "ranker" else facts["name"]
+    sets = facts.get("mixture", [facts])
+    names = dict.fromkeys(one["collection"]["name"] if kind == "ranker" else one["name"] for one in sets)
+    source = enumerated(list(names))
     what = (
         "It orders the passages that a first stage found, so that those which answer the query come first"
         if kind == "ranker"

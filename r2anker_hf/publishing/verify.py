@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ..negatives.card import AUDIT_FILE
 from ..negatives.card import write_card as write_negatives_card
 from ..records import InputError
 from ..stage import PROVENANCE_FILE
-from . import cards, evidence
+from . import cards, evidence, mixtures
 from .golden import check_golden
 from .lint import Machine, findings
 from .provenance import PINNED, negatives_facts
@@ -66,6 +66,10 @@ def verify_folder(folder: str | os.PathLike, online: bool = True) -> Iterator[Li
         yield _card_of_negatives(folder, publication)
     else:
         yield Line("golden scores", _attempt(check_golden, folder, kind))
+        if kind == "ranker":
+            yield Line(
+                f"{PROVENANCE_FILE}: candidates as training recorded them, shares again", _attempt(_sets, folder)
+            )
         if (folder / evidence.REPORT_FILE).exists():
             yield from _figures(folder, kind)
         yield _card(folder, kind, publication)
@@ -133,15 +137,15 @@ def _figures(folder: Path, kind: str) -> Iterator[Line]:
     provenance = read_json(folder / PROVENANCE_FILE)
     own, expected = provenance["systems"], cards.tables(found, provenance["systems"], cards.free_fusions(provenance))
     text = (folder / cards.CARD_FILE).read_text(encoding="utf-8")
-    yield Line(f"{cards.CARD_FILE}: every figure of its tables", _tables(text, expected))
+    yield Line(f"{cards.CARD_FILE}: every figure of its tables", _tables(text, expected.values()))
     yield Line(f"{cards.CARD_FILE}: every figure of model-index", _attempt(_model_index, text, kind, found, own))
 
 
-def _tables(text: str, expected: Mapping[str, cards.Table]) -> list[str]:
+def _tables(text: str, expected: Iterable[cards.Table]) -> list[str]:
     """Tables of a card whose cells are not those that were derived; they are known by their first columns' heads."""
     present = parse_tables(text)
     failures = []
-    for table in expected.values():
+    for table in expected:
         same = [one for one in present if one.header == table.header]
         if not same:
             failures.append(f"{cards.CARD_FILE}: no table with the columns {', '.join(table.header)}")
@@ -280,9 +284,19 @@ def _sources(folder: Path, kind: str) -> Iterator[Line]:
     for repo_type, name, revision in sorted(set(_pins(folder, kind))):
         yield Line(f"{repo_type} {name} at {revision[:12]} exists", _exists(repo_type, name, revision))
     if kind == "ranker":
-        stated = read_json(folder / PROVENANCE_FILE)["negatives"]
-        if PINNED.fullmatch(f"{stated['name']}@{stated['revision']}"):
-            yield Line(f"{PROVENANCE_FILE}: figures of the negatives", _attempt(_negatives_facts, stated))
+        for stated in mixtures.sets_of(read_json(folder / PROVENANCE_FILE)):
+            if PINNED.fullmatch(f"{stated['name']}@{stated['revision']}"):
+                what = f"{PROVENANCE_FILE}: figures of the negatives {stated['name']}"
+                yield Line(what, _attempt(_negatives_facts, stated))
+
+
+def _sets(folder: Path) -> list[str]:
+    """Candidates and shares of a ranker, and the card's table of them."""
+    provenance = read_json(folder / PROVENANCE_FILE)
+    wrong, sets = mixtures.differences(provenance), mixtures.sets_of(provenance)
+    if wrong or len(sets) == 1:
+        return wrong
+    return _tables((folder / cards.CARD_FILE).read_text(encoding="utf-8"), [cards.mixture_table(sets)])
 
 
 def _negatives_facts(stated: Mapping[str, Any]) -> list[str]:
@@ -298,8 +312,7 @@ def _pins(folder: Path, kind: str) -> Iterator[tuple[str, str, str]]:
     else:
         provenance = read_json(folder / PROVENANCE_FILE)
         sources = [("model", provenance["base_model"])]
-        sources += [("dataset", provenance[key]) for key in ("negatives", "collection") if provenance.get(key)]
-        sources += [("dataset", provenance["negatives"]["collection"])] if provenance.get("negatives") else []
+        sources += [("dataset", one) for one in cards.training_data(provenance)]
         if (folder / evidence.JUDGEMENTS_FILE).exists():
             stated = read_json(folder / evidence.JUDGEMENTS_FILE)["collection"]
             name, _, revision = stated.partition("@")

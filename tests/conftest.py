@@ -108,7 +108,7 @@ def finished(tiny_model, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def mixed(finished, tiny_model, tmp_path_factory) -> tuple[Path, list]:
-    """A toy ranker of two collections, and the counts of its epochs (see `published_toy.mix`). Copy what you change."""
+    """A toy ranker of two collections, and how they were mixed (see `published_toy.mix`). Copy what you change."""
     from published_toy import mix
 
     folder = tmp_path_factory.mktemp("mixed")

@@ -1,6 +1,7 @@
 """A ranker of several collections states each of them with its share, and another share or collection is caught."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -58,7 +59,7 @@ def test_the_card_states_each_collection(staged):
         ("toy", "`train`", "cc-by-4.0", "20", "24", "75.00%"),
         ("other", "`train`", "cc-by-nc-4.0", "12", "8", "25.00%"),
     ]
-    for said in ("### 1: toy", "### 2: other", "| mixture_weights | [3.0, 1.0] |", "like that of toy and other,"):
+    for said in ("### 1: toy", "### 2: other", "| mixture_weights | \\[3.0, 1.0\\] |", "like that of toy and other,"):
         assert said in card, said
     assert (staged / "plots/negatives_1_agreement.png").is_file() and "plots/negatives_1_agreement.png" in card
     assert "negatives_2" not in card and "None" not in card and "\n\n\n\n" not in card
@@ -119,8 +120,6 @@ def test_another_share_or_collection_is_caught(copy, change, failure):
     if failure is None:
         assert failures == []
     else:
-        import re
-
         assert re.search(failure, "\n".join(failures))
 
 

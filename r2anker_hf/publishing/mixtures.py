@@ -1,4 +1,4 @@
-"""The sets of candidates behind a ranker, one or a mixture: which they were, and the share of the training each had."""
+"""A ranker's sets of candidates, one or several: which they were, and the share that each had of the training."""
 
 from __future__ import annotations
 

@@ -69,21 +69,21 @@ def finish(folder, model):
     options = {"runs": runs, "depth": 10, "licence": "cc-by-4.0", "output_dir": folder / "negatives"}
     run("mine", "MiningConfig", collection=collection, **options)
     run("train_ranker", TRAINING, **TRAINED, negatives=folder / "negatives", model=model, output_dir=folder / "ranker")
-    measure(folder, collection, folder / "ranker", ("bm25", "dense"))
+    measure(collection, folder / "test", ("bm25", "dense"), folder / "ranker", folder)
 
 
-def measure(folder, collection, ranker, others):
-    """Rerank a collection's test split, and score the reranking beside the runs of `others`."""
-    first = folder / "test" / "bm25" / "run.trec"
-    options = {"collection": collection, "first_stage": first, "depth": 10, "output_dir": folder / "test" / "ranker"}
-    run("rerank", "RerankingConfig", ranker=ranker, **options)
-    runs = [f"{name}={folder / 'test' / name / 'run.trec'}" for name in (*others, "ranker")]
-    options = {"measures": ["MRR@10", "nDCG@10"], "first_stages": "ranker=bm25", "output_dir": folder / "report"}
+def measure(collection, first_stages, names, ranker, into):
+    """Rerank a collection's test split, and score the reranking beside the runs of these names."""
+    runs = {name: first_stages / name / "run.trec" for name in names}
+    options = {"collection": collection, "first_stage": runs["bm25"], "depth": 10}
+    run("rerank", "RerankingConfig", ranker=ranker, **options, output_dir=into / "test" / "ranker")
+    runs = [f"{name}={path}" for name, path in {**runs, "ranker": into / "test" / "ranker" / "run.trec"}.items()]
+    options = {"measures": ["MRR@10", "nDCG@10"], "first_stages": "ranker=bm25", "output_dir": into / "report"}
     run("score", "ScoringConfig", collection=collection, runs=runs, resamples=500, **options)
 
 
 def mix(folder, finished, model):
-    """A ranker of two collections, the toy story's and a smaller one, measured on the smaller one.
+    """A ranker of two collections, the toy story's and a smaller one, with a report of each.
 
     Returns:
         What the training asked of `epoch_counts`, and what it was told.
@@ -113,5 +113,6 @@ def mix(folder, finished, model):
     options |= {"held_out": 5, "max_queries": 20, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
     words = arguments(**TRAINED, **options, output_dir=folder / "ranker")
     training.main(*parse_config(training.RankerConfig, training.ListwiseConfig, args=words))
-    measure(folder, collection, folder / "ranker", ("bm25",))
+    measure(collection, folder / "test", ["bm25"], folder / "ranker", folder)
+    measure(finished / "toy", finished / "test", ["bm25", "dense"], folder / "ranker", folder / "on_toy")
     return asked

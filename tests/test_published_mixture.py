@@ -8,19 +8,23 @@ import pytest
 from huggingface_hub import ModelCard
 from test_verify import forge
 
-from r2anker_hf.publishing import mixtures
-from r2anker_hf.publishing.staging import Stated, stage
+from r2anker_hf.publishing import cards, licences, mixtures
+from r2anker_hf.publishing.staging import Stated, data_licences, stage
 from r2anker_hf.publishing.verify import check_folder, parse_tables
 from r2anker_hf.records import InputError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+def reports_of(folder):
+    return [folder / "report", folder / "on_toy" / "report"]
+
+
 @pytest.fixture(scope="module")
 def staged(mixed, tmp_path_factory):
     folder, _ = mixed
     into = tmp_path_factory.mktemp("mixture") / "ranker"
-    return stage("ranker", folder / "ranker", "me/mix", into=into, report=folder / "report").folder
+    return stage("ranker", folder / "ranker", "me/mix", into=into, report=reports_of(folder)).folder
 
 
 @pytest.fixture
@@ -30,17 +34,6 @@ def copy(staged, tmp_path):
 
 def provenance_of(folder):
     return json.loads((folder / "provenance.json").read_text())
-
-
-def edit(folder, change):
-    """Change a provenance; card and hashes are made to fit, so that only what is derived can tell."""
-    from r2anker_hf.publishing.cards import write_card
-
-    provenance = provenance_of(folder)
-    change(provenance)
-    (folder / "provenance.json").write_text(json.dumps(provenance))
-    write_card(folder, "ranker")
-    forge(folder)
 
 
 def test_shares_are_those_of_the_training(staged, mixed):
@@ -68,7 +61,7 @@ def test_the_card_states_each_collection(staged):
 
 
 @pytest.mark.parametrize(
-    "licences, stated, carried",
+    "known, stated, carried",
     [
         (("mit", "cc-by-nc-4.0"), None, "cc-by-nc-4.0"),
         (("cc-by-nc-4.0", "mit"), None, "cc-by-nc-4.0"),
@@ -81,18 +74,13 @@ def test_the_card_states_each_collection(staged):
         ),
     ],
 )
-def test_the_strictest_licence_holds(licences, stated, carried):
-    from r2anker_hf.publishing import licences as rule
-    from r2anker_hf.publishing.staging import data_licences
-
-    sources = data_licences(
-        {"mixture": [{"name": "a", "licence": licences[0]}, {"name": "b", "licence": licences[1]}]}
-    )
+def test_the_strictest_licence_holds(known, stated, carried):
+    sources = data_licences({"mixture": [{"name": "a", "licence": known[0]}, {"name": "b", "licence": known[1]}]})
     if carried.startswith("licence "):
         with pytest.raises(InputError, match=carried):
-            rule.carried(stated, sources, derived=False)
+            licences.carried(stated, sources, derived=False)
     else:
-        assert rule.carried(stated, sources, derived=False) == carried
+        assert licences.carried(stated, sources, derived=False) == carried
 
 
 def first(provenance):
@@ -107,20 +95,27 @@ def first(provenance):
         (lambda p: first(p).update(epoch_queries=25), "epoch_queries is stated as 25, but the settings give 24"),
         (lambda p: first(p).update(split="dev"), "split is stated as dev, but the settings give train"),
         (lambda p: p["stages"][-1]["settings"].update(mixture_weights=[1, 1]), "share is stated as 0.75, but .* 0.5"),
-        (lambda p: p["stages"][-1]["settings"].pop("held_out"), None),  # 28 or 33 queries: max_queries takes 20
         (lambda p: first(p).update(revision="sha256:" + 64 * "0"), "is stated, but the training recorded sha256:"),
         (lambda p: p["negatives"]["mixture"].reverse(), "is stated, but the training recorded sha256:"),
         (lambda p: p["negatives"]["mixture"].pop(), "1 are stated, but the training recorded 2"),
         (lambda p: p["stages"][-1]["inputs"].pop("negatives 2"), "2 are stated, but the training recorded 1"),
     ],
 )
-def test_another_share_or_collection_is_caught(copy, change, failure):
-    edit(copy, change)
-    failures = check_folder(copy)
-    if failure is None:
-        assert failures == []
-    else:
-        assert re.search(failure, "\n".join(failures))
+def test_another_share_or_collection_is_caught(staged, change, failure):
+    provenance = provenance_of(staged)
+    assert mixtures.differences(provenance) == []
+    change(provenance)
+    assert re.search(failure, "\n".join(mixtures.differences(provenance)))
+
+
+def test_a_forger_who_makes_card_and_hashes_fit_is_caught(copy):
+    provenance = provenance_of(copy)
+    first(provenance).update(share=0.8)
+    (copy / "provenance.json").write_text(json.dumps(provenance))
+    (copy / "README.md").write_text(cards.render("ranker", *cards.read(copy)))
+    forge(copy)
+    (failure,) = check_folder(copy)
+    assert failure.endswith("toy: share is stated as 0.8, but the settings give 0.75")
 
 
 def test_a_share_edited_in_the_card_is_caught_whatever_the_template(copy):
@@ -155,3 +150,56 @@ def test_a_set_from_the_hub_is_the_commit_that_was_recorded(one, holds):
         "stages": [{"inputs": inputs, "settings": {}}],
     }
     assert (mixtures.differences(provenance) == []) == holds
+
+
+def test_each_report_has_its_tables_and_its_entries(staged):
+    card = (staged / "README.md").read_text()
+    for said in ("### other, test", "### toy, test", "measured on other and toy only", "plots/results_2.png"):
+        assert said in card, said
+    assert (staged / "plots/results_2.png").is_file() and (staged / "eval/2/runs/dense.trec.gz").is_file()
+    tables = [table for table in parse_tables(card) if table.header[0] == "system" and "MRR@10" in table.header]
+    assert [len(table.rows) for table in tables] == [2, 3] and card.count("Intervals: percentile bootstrap") == 1
+    measured = cards.read(staged)[1]
+    for one, table in zip(measured, tables, strict=True):
+        assert f"{one.report.system('ranker').scores['MRR@10'].mean:.4f}" in table.rows[-1][1]
+    results = {(one.dataset_name, one.metric_type): one.metric_value for one in ModelCard(card).data.eval_results}
+    assert results == {
+        (f"{one.report.collection.name}, test", name): round(one.report.system("ranker").scores[measure].mean, 4)
+        for one in measured
+        for name, measure in (("mrr_at_10", "MRR@10"), ("ndcg_at_10", "nDCG@10"))
+    }
+
+
+@pytest.mark.parametrize("place", ["eval", "eval/2"])
+def test_a_figure_of_either_report_is_derived_again(copy, place):
+    path = copy / place / "report.json"
+    report = json.loads(path.read_text())
+    report["systems"][-1]["scores"]["MRR@10"]["mean"] = 0.99
+    path.write_text(json.dumps(report))
+    forge(copy)
+    assert any("ranker: MRR@10 (mean) is stated as 0.99" in failure for failure in check_folder(copy))
+
+
+def test_tables_of_two_reports_cannot_change_places(copy):
+    card = (copy / "README.md").read_text()
+    places = [match.start() for match in re.finditer(r"\| system \| MRR@10", card)]
+    one, two = (card[place : card.index("\n\n", place)] for place in places)
+    card = card.replace(one, "ONE").replace(two, one).replace("ONE", two)
+    (copy / "README.md").write_text(card)
+    forge(copy)
+    assert "README.md: table system: other rows than the 2 derived" in check_folder(copy)
+
+
+@pytest.mark.parametrize(
+    "reports, options, reason",
+    [
+        (("report", "report"), {}, "report: is a second report of other, split test; give one of them"),
+        (("report",), {"collection": ["-", "-"]}, "collection: 2 are given for 1 reports"),
+        (("report",), {"systems": ["nobody"]}, "nobody"),
+    ],
+)
+def test_reports_that_make_no_sense(mixed, tmp_path, reports, options, reason):
+    folder, _ = mixed
+    with pytest.raises(InputError, match=reason):
+        given = [folder / report for report in reports]
+        stage("ranker", folder / "ranker", "me/x", into=tmp_path / "x", report=given, stated=Stated(**options))

@@ -180,7 +180,8 @@ def _one_set(stage: Stage, given: str, recorded: str, stated: str | None, split:
             raise InputError(f"negatives: {stated} are others than {given}, which {stage.folder} was trained on")
     if not is_recorded(revision, recorded):
         raise InputError(f"negatives: {stated} is another commit than {recorded}, which {stage.folder} was trained on")
-    texts = _candidate_texts(name, split, None if revision.startswith(_LOCAL) else revision)
+    source = given if Path(given).is_dir() else name  # the same rows, without a download
+    texts = _candidate_texts(source, split, None if Path(source).is_dir() else revision)
     return TrainingData(negatives_facts(name, revision), texts)
 
 

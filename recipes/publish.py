@@ -33,7 +33,10 @@ class PublishingConfig:
     folder: str = field(metadata={"help": "The finished folder: of train_ranker.py, mine.py or train_retriever.py."})
     repo_id: str = field(metadata={"help": "The repository: owner/name."})
     output_dir: str = field(metadata={"help": "Folder for what is staged and for receipt.json."})
-    report: str | None = field(default=None, metadata={"help": "Folder of score.py that measured it."})
+    report: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Folder of score.py that measured it; several, if it was measured on several collections."},
+    )
     version: str = field(default="1.0.0", metadata={"help": "Tagged v1.0.0; a published version is never changed."})
     public: bool = field(default=False, metadata={"help": "Let everyone read it, once it is complete."})
     dry_run: bool = field(default=False, metadata={"help": "Stage and show everything, send nothing."})
@@ -49,7 +52,7 @@ class PublishingConfig:
 
 def main(config: PublishingConfig, stated: Stated) -> None:
     output = Path(config.output_dir)
-    check_output(output, [config.folder, *([config.report] if config.report else [])])
+    check_output(output, [config.folder, *config.report])
     output.mkdir(parents=True, exist_ok=True)
     save_config((config, stated), output)
     into = output / "staged"

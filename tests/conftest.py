@@ -104,3 +104,12 @@ def finished(tiny_model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     finish(folder, tiny_model)
     return folder
+
+
+@pytest.fixture(scope="session")
+def mixed(finished, tiny_model, tmp_path_factory) -> tuple[Path, list]:
+    """A toy ranker of two collections, and how they were mixed (see `published_toy.mix`). Copy what you change."""
+    from published_toy import mix
+
+    folder = tmp_path_factory.mktemp("mixed")
+    return folder, mix(folder, finished, tiny_model)

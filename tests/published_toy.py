@@ -6,9 +6,14 @@ import sys
 from pathlib import Path
 
 from r2anker_hf.config import parse_config
+from r2anker_hf.mixture import epoch_counts
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 PLACES = "river stone house bread tree fish bird cat dog water fire".split()
+OTHER_PLACES = "list string file class".split()
+TRAINING = "RankerConfig ListwiseConfig"
+TRAINED = {"max_steps": 2, "num_negatives": 3, "per_device_train_batch_size": 4, "max_length": 64}
+TRAINED |= {"use_cpu": "true", "mixed_precision": "no", "report_to": "none"}
 MODES = ("the file", "a list of values", "the default name", "an error", "the index")
 
 
@@ -24,18 +29,23 @@ def recipe(stage):
 def run(stage, configs, **options):
     """A recipe's main with these options."""
     module = recipe(stage)
+    module.main(*parse_config(*(getattr(module, config) for config in configs.split()), args=arguments(**options)))
+
+
+def arguments(**options):
+    """Options as they stand on a command line."""
     words = []
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]
         words += [f"--{name}", *(str(one) for one in values)]
-    module.main(*parse_config(*(getattr(module, config) for config in configs.split()), args=words))
+    return words
 
 
-def write_collection(folder):
-    """A BEIR folder: 55 passages, 33 queries to train and 22 to test with, one relevant passage each."""
+def write_collection(folder, places=PLACES):
+    """A BEIR folder: 5 passages per place, 3 queries to train and 2 to test with, one relevant passage each."""
     (folder / "qrels").mkdir(parents=True)
     documents, queries, qrels = [], [], {"train": [], "test": []}
-    for number, (place, mode) in enumerate((place, mode) for place in PLACES for mode in MODES):
+    for number, (place, mode) in enumerate((place, mode) for place in places for mode in MODES):
         text = f"the {place} function returns {mode} when the {place} argument is green or blue, number {number}"
         documents.append({"_id": f"d{number}", "title": "", "text": text})
         queries.append({"_id": f"q{number}", "text": f"which function of the {place} returns {mode} and not red"})
@@ -58,12 +68,51 @@ def finish(folder, model):
     runs = [f"{name}={folder / 'train' / name / 'run.trec'}" for name in ("bm25", "dense")]
     options = {"runs": runs, "depth": 10, "licence": "cc-by-4.0", "output_dir": folder / "negatives"}
     run("mine", "MiningConfig", collection=collection, **options)
-    options = {"negatives": folder / "negatives", "model": model, "max_steps": 2, "num_negatives": 3}
-    options |= {"use_cpu": "true", "mixed_precision": "no", "report_to": "none", "output_dir": folder / "ranker"}
-    run("train_ranker", "RankerConfig ListwiseConfig", **options, per_device_train_batch_size=4, max_length=64)
-    first = folder / "test" / "bm25" / "run.trec"
-    options = {"collection": collection, "first_stage": first, "depth": 10, "output_dir": folder / "test" / "ranker"}
-    run("rerank", "RerankingConfig", ranker=folder / "ranker", **options)
-    runs = [f"{name}={folder / 'test' / name / 'run.trec'}" for name in ("bm25", "dense", "ranker")]
-    options = {"measures": ["MRR@10", "nDCG@10"], "first_stages": "ranker=bm25", "output_dir": folder / "report"}
+    run("train_ranker", TRAINING, **TRAINED, negatives=folder / "negatives", model=model, output_dir=folder / "ranker")
+    measure(collection, folder / "test", ("bm25", "dense"), folder / "ranker", folder)
+
+
+def measure(collection, first_stages, names, ranker, into):
+    """Rerank a collection's test split, and score the reranking beside the runs of these names."""
+    runs = {name: first_stages / name / "run.trec" for name in names}
+    options = {"collection": collection, "first_stage": runs["bm25"], "depth": 10}
+    run("rerank", "RerankingConfig", ranker=ranker, **options, output_dir=into / "test" / "ranker")
+    runs = [f"{name}={path}" for name, path in {**runs, "ranker": into / "test" / "ranker" / "run.trec"}.items()]
+    options = {"measures": ["MRR@10", "nDCG@10"], "first_stages": "ranker=bm25", "output_dir": into / "report"}
     run("score", "ScoringConfig", collection=collection, runs=runs, resamples=500, **options)
+
+
+def mix(folder, finished, model):
+    """A ranker of two collections, the toy story's and a smaller one, with a report of each.
+
+    Returns:
+        What the training asked of `epoch_counts`, and what it was told.
+    """
+    collection = folder / "other"
+    write_collection(collection, OTHER_PLACES)
+    for split in ("train", "test"):
+        options = {"collection": collection, "split": split, "depth": 12, "retriever": "bm25"}
+        run("retrieve", "RetrievalConfig", **options, output_dir=folder / split / "bm25")
+    options = {"runs": f"bm25={folder / 'train' / 'bm25' / 'run.trec'}", "depth": 10, "audit_queries": 0}
+    run(
+        "mine",
+        "MiningConfig",
+        collection=collection,
+        licence="cc-by-nc-4.0",
+        **options,
+        output_dir=folder / "negatives",
+    )
+    asked, training = [], recipe("train_ranker")
+
+    def counts(*arguments):
+        asked.append((arguments, epoch_counts(*arguments)))
+        return asked[-1][1]
+
+    training.epoch_counts = counts
+    options = {"negatives": [finished / "negatives", folder / "negatives"], "model": model, "mixture_weights": [3, 1]}
+    options |= {"held_out": 5, "max_queries": 20, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    words = arguments(**TRAINED, **options, output_dir=folder / "ranker")
+    training.main(*parse_config(training.RankerConfig, training.ListwiseConfig, args=words))
+    measure(collection, folder / "test", ["bm25"], folder / "ranker", folder)
+    measure(finished / "toy", finished / "test", ["bm25", "dense"], folder / "ranker", folder / "on_toy")
+    return asked

@@ -71,7 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mixture": {"listwise", "negatives.sampling"},
     "whole_words": set(),
     "pretraining": {"listwise", "padding_free", "ranges", "tokens", "whole_words"},
-    "publishing": {"evaluation", "report", "stage", "rankers", "negatives", "retrievers", "config"},
+    "publishing": {"evaluation", "report", "stage", "rankers", "negatives", "retrievers", "config", "mixture"},
     "stage": {"config", "files", "processes", "revisions"},
 }
 

@@ -4,11 +4,13 @@ import json
 
 import pytest
 from hub_server import Hub
+from huggingface_hub import ModelCard
 from test_recipes import SIZES, recipe
 
 from r2anker_hf.collection import load_collection
 from r2anker_hf.config import parse_config
 from r2anker_hf.publishing.hub import PublishingError
+from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.run import Run
 
 pytestmark = pytest.mark.hub
@@ -121,3 +123,32 @@ def test_what_was_downloaded_is_held_against_itself(publish, tmp_path):
     (staged / "README.md").write_text(card.replace("115 queries", "116 queries"))
     with pytest.raises(PublishingError, match="README.md"):
         check("negatives", staged)
+
+
+def test_a_ranker_of_several_collections_goes_out_and_is_verified(hub, finished, mixed, tmp_path, capsys):
+    """Both sets of negatives are published, then the ranker that states them, and everything is loaded from there."""
+    folder, _ = mixed
+    sets = {"me/toy-negatives": finished / "negatives", "me/other-negatives": folder / "negatives"}
+    module = recipe("publish")
+
+    def send(kind, source, repo_id, *more):
+        out = tmp_path / repo_id
+        options = ["--kind", kind, "--folder", source, "--repo_id", repo_id, "--output_dir", out, *more]
+        module.main(*parse_config(module.PublishingConfig, module.Stated, args=[str(option) for option in options]))
+        return json.loads((out / "receipt.json").read_text())["commit"]
+
+    pins = [f"{repo_id}@{send('negatives', source, repo_id)}" for repo_id, source in sets.items()]
+    reports = folder / "report", folder / "on_toy" / "report"
+    commit = send("ranker", folder / "ranker", "me/mix", "--negatives", *pins, "--report", *reports)
+    data = ModelCard((tmp_path / "me" / "mix" / "staged" / "README.md").read_text()).data
+    assert data.datasets == list(sets) and data.license == "cc-by-nc-4.0"
+    pairs = [("the river returns", "a green list"), ("not red", "the house function")]
+    local, loaded = (CrossEncoderRanker.from_pretrained(*one) for one in ((folder / "ranker",), ("me/mix", commit)))
+    assert loaded.score(pairs).tolist() == pytest.approx(local.score(pairs).tolist(), abs=1e-5)
+    capsys.readouterr()
+    verify = recipe("verify")
+    verify.main(*parse_config(verify.VerificationConfig, args=["--repo_id", "me/mix", "--revision", commit]))
+    printed = capsys.readouterr().out
+    assert " 0 fail, 0 were not checked" in printed
+    for repo_id in sets:
+        assert f"figures of the negatives {repo_id}" in printed

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 from ..evaluation import Comparison, EvaluationReport, System
 from ..files import read_json, sha256_file
 from ..negatives.card import draw_plots, environment
-from ..report import axis_ticks, markdown_cell, p_value, read_report, signed, template_folder
+from ..report import axis_ticks, markdown_cell, p_value, signed, template_folder
 from ..stage import PROVENANCE_FILE
-from .evidence import REPORT_FILE
+from .evidence import Measured, measured_in
+from .mixtures import sets_of
 from .provenance import COMMIT, PINNED
 
 TEMPLATES = {"ranker": "ranker.md.jinja", "retriever": "retriever.md.jinja", "negatives": "negatives.md.jinja"}
 CARD_FILE = "README.md"
-RESULTS_PLOT = "plots/results.png"
+RESULTS_PLOT = "plots/results{suffix}.png"  # of the first report, _2 of the second, and so on
 NEGATIVES_PLOTS = ("agreement", "suspects")  # of the audit's pictures, those that a model's card shows
 TASKS = {"ranker": ("text-ranking", "Text Ranking"), "retriever": ("information-retrieval", "Information Retrieval")}
 TAGS = {
@@ -46,39 +47,69 @@ class Table(NamedTuple):
 
 def write_card(folder: Path, kind: str) -> None:
     """Write README.md and its plots into a folder that has evidence and provenance."""
-    provenance, report = read(folder)
-    if report:
-        _draw_results(report, provenance["systems"], folder / RESULTS_PLOT)
-    audit = (provenance.get("negatives") or {}).get("audit")
-    if audit:
-        with tempfile.TemporaryDirectory() as scratch:
-            for path in draw_plots(audit, scratch):
-                if path.stem in NEGATIVES_PLOTS:
-                    target = folder / "plots" / f"negatives_{path.name}"
-                    target.parent.mkdir(exist_ok=True)
-                    target.write_bytes(path.read_bytes())
-    (folder / CARD_FILE).write_text(render(kind, provenance, report), encoding="utf-8")
+    provenance, measured = read(folder)
+    for one, path in zip(measured, _results_plots(measured), strict=True):
+        _draw_results(one.report, one.systems, folder / path)
+    for one, prefix in _prefixed(sets_of(provenance)):
+        if one["audit"]:
+            _draw_audit(one["audit"], folder, prefix)
+    (folder / CARD_FILE).write_text(render(kind, provenance, measured), encoding="utf-8")
 
 
-def render(kind: str, provenance: Mapping[str, Any], report: EvaluationReport | None) -> str:
+def _results_plots(measured: Sequence[Measured]) -> list[str]:
+    """The plot of each report."""
+    return [RESULTS_PLOT.format(suffix=f"_{n}" if n > 1 else "") for n in range(1, len(measured) + 1)]
+
+
+def _prefixed(sets: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+    """Each set of candidates with what the names of its plots begin with."""
+    return [
+        (one, f"plots/negatives_{number}_" if len(sets) > 1 else "plots/negatives_")
+        for number, one in enumerate(sets, start=1)
+    ]
+
+
+def _draw_audit(audit: Mapping[str, Any], folder: Path, prefix: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in draw_plots(audit, scratch):
+            if path.stem in NEGATIVES_PLOTS:
+                target = folder / f"{prefix}{path.name}"
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(path.read_bytes())
+
+
+def render(kind: str, provenance: Mapping[str, Any], measured: Sequence[Measured]) -> str:
     """The text of README.md."""
-    own = tuple(provenance["systems"])
-    fusions = free_fusions(provenance)
+    sets = sets_of(provenance)
     return (
         environment()
         .get_template(TEMPLATES[kind])
         .render(
-            metadata=metadata(kind, provenance, report).to_yaml(),
+            metadata=metadata(kind, provenance, measured).to_yaml(),
             p=provenance,
-            report=report,
-            tables={name: table.markdown() for name, table in tables(report, own, fusions).items()} if report else {},
-            significant=_significant(report, own, fusions) if report else [],
-            fusions=fusions,
+            measured=[_shown(*one) for one in zip(measured, _results_plots(measured), strict=True)],
+            measured_on=enumerated(list(dict.fromkeys(markdown_cell(one.report.collection.name) for one in measured))),
+            sets=_prefixed(sets),
+            retrievers=max((len(split["retrievers"]) for one in sets for split in one["splits"].values()), default=0),
+            mixture=mixture_table(sets).markdown() if len(sets) > 1 else "",
             origins=_origins(provenance).markdown(),
             settings=_settings(provenance["stages"]),
             short=_short,
         )
     )
+
+
+def _shown(measured: Measured, plot: str) -> dict[str, Any]:
+    """What the template shows of a report."""
+    report, own, fusions = measured.report, measured.systems, free_fusions(measured.runs)
+    return {
+        "report": report,
+        "runs": measured.runs,
+        "tables": {name: table.markdown() for name, table in tables(report, own, fusions).items()},
+        "significant": _significant(report, own, fusions),
+        "fusions": fusions,
+        "plot": plot,
+    }
 
 
 def template_sha256(kind: str) -> str:
@@ -87,9 +118,8 @@ def template_sha256(kind: str) -> str:
     return hashlib.sha256("".join(map(sha256_file, paths)).encode()).hexdigest()
 
 
-def free_fusions(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+def free_fusions(runs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     """The report's systems that are first stages fused by `fuse.py`: the strongest ranking without a ranker."""
-    runs = provenance.get("runs", {})
     return tuple(name for name, facts in runs.items() if facts.get("fusion", {}).get("free_of_rankers"))
 
 
@@ -112,7 +142,7 @@ def tables(report: EvaluationReport, own: Sequence[str], fusions: Sequence[str] 
     return found
 
 
-def metadata(kind: str, provenance: Mapping[str, Any], report: EvaluationReport | None) -> Any:
+def metadata(kind: str, provenance: Mapping[str, Any], measured: Sequence[Measured]) -> Any:
     """`ModelCardData`, model-index included, as the Hub's widgets read it."""
     from huggingface_hub import ModelCardData
 
@@ -124,7 +154,7 @@ def metadata(kind: str, provenance: Mapping[str, Any], report: EvaluationReport 
         "library_name": "sentence-transformers",
         "tags": TAGS[form],
         "pipeline_tag": PIPELINES[form],
-        "datasets": [one["name"] for one in _data(provenance) if _on_hub(one)] or None,
+        "datasets": list(dict.fromkeys(one["name"] for one in training_data(provenance) if _on_hub(one))) or None,
     }
     if _on_hub(base):
         options |= {"base_model": base["name"], "base_model_relation": "finetune"}
@@ -135,10 +165,12 @@ def metadata(kind: str, provenance: Mapping[str, Any], report: EvaluationReport 
             "training_type": "fine-tuning",
             "hardware_used": ", ".join(provenance["cost"]["devices"]),
         }
-    if report:
-        options["metrics"] = sorted({_metric_type(measure) for measure in report.measures})
+    if measured:
+        options["metrics"] = sorted({_metric_type(measure) for one in measured for measure in one.report.measures})
         options["model_name"] = provenance["repo_id"].partition("/")[2]
-        options["eval_results"] = eval_results(kind, report, provenance["systems"])
+        options["eval_results"] = [
+            result for one in measured for result in eval_results(kind, one.report, one.systems)
+        ]
     return ModelCardData(**options)
 
 
@@ -273,10 +305,10 @@ def _metric_args(report: EvaluationReport, system: System, measure: str) -> dict
     return found
 
 
-def _data(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def training_data(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The data that a model was trained on: candidates with their collection, or a collection."""
-    if negatives := provenance.get("negatives"):
-        return [negatives, negatives["collection"]]
+    if sets := sets_of(provenance):
+        return [source for one in sets for source in (one, one["collection"])]
     return [provenance["collection"]]
 
 
@@ -287,8 +319,10 @@ def _on_hub(source: Mapping[str, Any]) -> bool:
 def _origins(provenance: Mapping[str, Any]) -> Table:
     """What went in: name, revision, licence."""
     sources: list[tuple[str, dict[str, Any]]] = [("encoder", {**provenance["base_model"], "path": ""})]
-    if negatives := provenance.get("negatives"):
-        sources += [("candidates", negatives), ("their collection", {**negatives["collection"], "licence": None})]
+    sets = sets_of(provenance)
+    for number, one in enumerate(sets, start=1):
+        what = f"candidates {number}" if len(sets) > 1 else "candidates"
+        sources += [(what, one), ("their collection", {**one["collection"], "licence": None})]
     if collection := provenance.get("collection"):
         sources.append(("collection", collection))
     header = ("what", "name", "revision", "licence")
@@ -297,6 +331,38 @@ def _origins(provenance: Mapping[str, Any]) -> Table:
         for what, one in sources
     ]
     return Table(header, tuple(rows), words=4)
+
+
+def mixture_table(sets: Sequence[Mapping[str, Any]]) -> Table:
+    """What each collection of a mixture gave to the training."""
+    header = (
+        "set",
+        "trained on",
+        "split",
+        "licence",
+        "training queries",
+        "queries per epoch",
+        "share of the training",
+    )
+    rows = [
+        (
+            *(str(number), markdown_cell(one["collection"]["name"]), f"`{one['split']}`"),
+            *(one["licence"] or "not stated", f"{one['training_queries']:,}", f"{one['epoch_queries']:,}"),
+            f"{one['share']:.2%}",
+        )
+        for number, one in enumerate(sets, start=1)
+    ]
+    return Table(header, tuple(rows), words=4)
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    >>> enumerated(["a"]), enumerated(["a", "b"]), enumerated(["a", "b", "c"]), enumerated([])
+    ('a', 'a and b', 'a, b and c', '')
+    """
+    *others, last = names or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _linked(source: Mapping[str, Any]) -> str:
@@ -356,7 +422,7 @@ def _draw_results(report: EvaluationReport, own: Sequence[str], path: Path) -> N
     pyplot.close(figure)
 
 
-def read(folder: Path) -> tuple[dict[str, Any], EvaluationReport | None]:
-    """Provenance and report of a folder; no report where nothing was measured."""
+def read(folder: Path) -> tuple[dict[str, Any], list[Measured]]:
+    """Provenance and reports of a folder; no report where nothing was measured."""
     provenance = read_json(folder / PROVENANCE_FILE)
-    return provenance, read_report(folder / REPORT_FILE) if (folder / REPORT_FILE).exists() else None
+    return provenance, measured_in(folder, provenance)

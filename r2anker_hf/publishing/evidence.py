@@ -23,12 +23,13 @@ from ..records import InputError
 from ..report import read_report
 from ..run import Run
 from ..stage import PROVENANCE_FILE, digest_of
-from .provenance import PINNED, pinned
+from .provenance import AS_RECORDED, PINNED, pinned
 
-REPORT_FILE = "eval/report.json"
-JUDGEMENTS_FILE = "eval/judgements.json"
-QRELS_FILE = "eval/qrels.txt.gz"
-RUNS = "eval/runs"
+FIRST = "eval"
+REPORT_FILE = "report.json"
+JUDGEMENTS_FILE = "judgements.json"
+QRELS_FILE = "qrels.txt.gz"
+RUNS = "runs"
 EQUAL = 1e-9  # two evaluations of one run differ by rounding alone
 
 
@@ -42,7 +43,8 @@ class Evidence:
         runs: run file by system.
         facts: how each run was made.
         qrels: the judgements.
-        judgements: what `eval/judgements.json` says of them.
+        judgements: what `judgements.json` says of them.
+        place: folder of the published model that all of it goes into.
     """
 
     report: EvaluationReport
@@ -51,6 +53,49 @@ class Evidence:
     facts: Mapping[str, Mapping[str, Any]]
     qrels: Qrels
     judgements: Mapping[str, Any]
+    place: str = FIRST
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A report of a published model, as its files say.
+
+    Attributes:
+        report: what was measured.
+        systems: those of its systems that are the model.
+        runs: how each run was made.
+        place: folder of the report: `eval`, of further reports `eval/2` and so on.
+    """
+
+    report: EvaluationReport
+    systems: tuple[str, ...]
+    runs: Mapping[str, Mapping[str, Any]]
+    place: str
+
+
+def place_of(number: int) -> str:
+    """Where the report of this number goes, counted from 1.
+
+    >>> place_of(1), place_of(2)
+    ('eval', 'eval/2')
+    """
+    return FIRST if number == 1 else f"{FIRST}/{number}"
+
+
+def places_in(folder: Path, provenance: Mapping[str, Any]) -> list[str]:
+    """The folders of the reports; none where nothing was measured."""
+    if not (folder / FIRST / REPORT_FILE).exists():
+        return []
+    return [place_of(number) for number in range(1, 2 + len(provenance.get("further_reports", ())))]
+
+
+def measured_in(folder: Path, provenance: Mapping[str, Any]) -> list[Measured]:
+    """The reports of a folder, in order; none where nothing was measured."""
+    places, parts = places_in(folder, provenance), [provenance, *provenance.get("further_reports", ())]
+    return [
+        Measured(read_report(folder / place / REPORT_FILE), tuple(part["systems"]), part.get("runs", {}), place)
+        for part, place in zip(parts, places, strict=False)
+    ]
 
 
 def gather(
@@ -61,6 +106,7 @@ def gather(
     systems: Sequence[str],
     collection: str | None,
     judgements: str,
+    place: str = FIRST,
 ) -> Evidence:
     """Find what a report was made from, and make it again: every figure must come out.
 
@@ -71,6 +117,7 @@ def gather(
         systems: the model's systems, where no hash says so.
         collection: "owner/name@commit" that a local copy of the collection was made from.
         judgements: "copy" or "reference".
+        place: folder of the published model that it is for.
 
     Raises:
         InputError: a run is missing, is another than was measured or was made by another model; a figure of the
@@ -94,7 +141,7 @@ def gather(
     if judgements == "reference" and not PINNED.fullmatch(identity):
         raise InputError(f"judgements: reference needs a collection on the Hub at a commit, but it is {identity}")
     return Evidence(
-        report=_public(report, identity, judgements, _lines_sha256(qrels)),
+        report=_public(report, identity, judgements, _lines_sha256(qrels), place),
         systems=_own_systems(report, paths, Path(model), systems),
         runs=paths,
         facts={name: run_facts(path) for name, path in paths.items()},
@@ -102,49 +149,91 @@ def gather(
         judgements={
             "collection": identity,
             "split": report.collection.split,
-            "file": QRELS_FILE if judgements == "copy" else None,
+            "file": f"{place}/{QRELS_FILE}" if judgements == "copy" else None,
             "sha256": _lines_sha256(qrels),
             "queries": len(qrels),
             "judgements": sum(map(len, qrels.values())),
         },
+        place=place,
     )
 
 
+def gather_all(
+    report_folders: Sequence[Path],
+    model: Path,
+    *,
+    runs: Mapping[str, str],
+    systems: Sequence[str],
+    collections: Sequence[str],
+    judgements: str,
+) -> list[Evidence]:
+    """`gather` for each report; a run or system belongs to every report that has a system of this name.
+
+    Raises:
+        InputError: two reports are of one collection and split, no report has a name that is given, or as in `gather`.
+    """
+    if len(collections) not in (0, len(report_folders)):
+        raise InputError(f"collection: {len(collections)} are given for {len(report_folders)} reports")
+    names = [[system.name for system in read_report(folder).systems] for folder in report_folders]
+    for name in (*runs, *systems):
+        if report_folders and not any(name in one for one in names):
+            read_report(report_folders[0]).system(name)  # refuses it, with the choices
+    found: list[Evidence] = []
+    for number, (folder, own) in enumerate(zip(report_folders, names, strict=True), start=1):
+        collection = collections[number - 1] if collections else AS_RECORDED
+        one = gather(
+            folder,
+            model,
+            runs={name: path for name, path in runs.items() if name in own},
+            systems=[name for name in systems if name in own],
+            collection=None if collection == AS_RECORDED else collection,
+            judgements=judgements,
+            place=place_of(number),
+        )
+        facts = one.report.collection
+        if any((facts.name, facts.split) == (o.report.collection.name, o.report.collection.split) for o in found):
+            raise InputError(f"{folder}: is a second report of {facts.name}, split {facts.split}; give one of them")
+        found.append(one)
+    return found
+
+
 def write(evidence: Evidence, folder: Path) -> None:
-    """Write report, runs and judgements below `eval/`; equal evidence gives equal bytes."""
-    (folder / RUNS).mkdir(parents=True)
-    (folder / REPORT_FILE).write_text(evidence.report.to_json(), encoding="utf-8")
+    """Write report, runs and judgements into their place below `eval/`; equal evidence gives equal bytes."""
+    target = folder / evidence.place
+    (target / RUNS).mkdir(parents=True)
+    (target / REPORT_FILE).write_text(evidence.report.to_json(), encoding="utf-8")
     for system in evidence.report.systems:
         with open(evidence.runs[system.name], "rb") as source:
             _compress(folder / str(system.run_file), source)
     if evidence.judgements["file"]:
-        _compress(folder / QRELS_FILE, _lines(evidence.qrels))
-    (folder / JUDGEMENTS_FILE).write_text(json.dumps(evidence.judgements, indent=1) + "\n", encoding="utf-8")
+        _compress(target / QRELS_FILE, _lines(evidence.qrels))
+    (target / JUDGEMENTS_FILE).write_text(json.dumps(evidence.judgements, indent=1) + "\n", encoding="utf-8")
 
 
-def read_published(folder: Path, scratch: Path) -> tuple[EvaluationReport, Qrels, dict[str, Path]]:
+def read_published(folder: Path, scratch: Path, place: str = FIRST) -> tuple[EvaluationReport, Qrels, dict[str, Path]]:
     """Report, judgements and run files of a published folder; the judgements from the Hub where it refers to them.
 
     Args:
         folder: the published folder.
         scratch: an empty folder, where the runs are unpacked.
+        place: of the report in the published folder.
 
     Raises:
         InputError: a file is missing, or its content is not what report or judgements.json say.
     """
-    report = read_report(folder / REPORT_FILE)
-    stated = read_json(folder / JUDGEMENTS_FILE, "file", "sha256", "collection", "split")
+    report = read_report(folder / place / REPORT_FILE)
+    stated = read_json(folder / place / JUDGEMENTS_FILE, "file", "sha256", "collection", "split")
     if stated["file"]:
         qrels = read_qrels(_unpack(folder / stated["file"], scratch / "qrels"))
     else:
-        name, revision = pinned(stated["collection"], folder / JUDGEMENTS_FILE, "--collection")
+        name, revision = pinned(stated["collection"], folder / place / JUDGEMENTS_FILE, "--collection")
         qrels = load_collection(name, stated["split"], revision).qrels
     if _lines_sha256(qrels) != stated["sha256"]:
-        raise InputError(f"{JUDGEMENTS_FILE}: the judgements are others than those that were used")
+        raise InputError(f"{place}/{JUDGEMENTS_FILE}: the judgements are others than those that were used")
     paths = {s.name: _unpack(folder / str(s.run_file), scratch / f"{n}.trec") for n, s in enumerate(report.systems)}
     for system in report.systems:
         if sha256_file(paths[system.name]) != system.run_sha256:
-            raise InputError(f"{system.run_file}: is not the run that {REPORT_FILE} measured")
+            raise InputError(f"{system.run_file}: is not the run that {place}/{REPORT_FILE} measured")
     return report, qrels, paths
 
 
@@ -230,7 +319,9 @@ def _identity(facts: CollectionFacts, stated: str | None) -> str:
     return f"{public_name(facts.name)}@{facts.revision}" if facts.revision else public_name(facts.name)
 
 
-def _public(report: EvaluationReport, identity: str, judgements: str, qrels_sha256: str) -> EvaluationReport:
+def _public(
+    report: EvaluationReport, identity: str, judgements: str, qrels_sha256: str, place: str
+) -> EvaluationReport:
     name, _, revision = identity.partition("@")
     taken: dict[str, str] = {}
     for system in report.systems:
@@ -239,10 +330,11 @@ def _public(report: EvaluationReport, identity: str, judgements: str, qrels_sha2
     return dataclasses.replace(
         report,
         collection=dataclasses.replace(report.collection, name=name, revision=revision or None),
-        qrels_file=QRELS_FILE if judgements == "copy" else None,
+        qrels_file=f"{place}/{QRELS_FILE}" if judgements == "copy" else None,
         qrels_sha256=qrels_sha256,
         systems=tuple(
-            dataclasses.replace(system, run_file=f"{RUNS}/{taken[system.name]}.trec.gz") for system in report.systems
+            dataclasses.replace(system, run_file=f"{place}/{RUNS}/{taken[system.name]}.trec.gz")
+            for system in report.systems
         ),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,11 +16,13 @@ from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name, 
 from ..negatives.card import AUDIT_FILE
 from ..records import InputError
 from ..stage import PROVENANCE_FILE, digest_of
+from .mixtures import is_recorded, recorded_sets, splits_of, with_shares
 
 FORMAT = "r2anker_hf.provenance/1"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PINNED = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 _LOCAL = "sha256:"
+AS_RECORDED = "-"  # of a set of candidates, among several that moved
 # Of a stage's configuration: what decides the numbers. The rest is places, logging and the machine.
 SETTINGS = (
     *("objective", "policy", "num_negatives", "depth", "retrievers", "rank_from", "rank_to", "min_score", "max_score"),
@@ -47,12 +49,12 @@ SETTINGS = (
         "max_steps",
     ),
     *("mixed_precision", "bf16", "held_out", "dev_split", "dev_measure", "dev_depth", "seed", "stage2_from"),
-    "whole_words",
+    *("whole_words", "mixture_weights", "mixture_temperature"),
 )
 _OF_SPLADE = ("head_steps", "query_flops", "document_flops")
 # Not worth a line of a card: they say that an option was not used.
 _UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": ["train"]}
-_UNUSED |= {"stage2_from": "stage1", "leave_out_suspects": False}
+_UNUSED |= {"stage2_from": "stage1", "leave_out_suspects": False, "mixture_temperature": 1.0}
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,32 @@ class TrainingData:
     texts: Iterator[str]
 
 
-def negatives_of(stage: Stage, stated: str | None) -> TrainingData:
-    """The candidates that a ranker learned from, out of their manifest and audit.
+def negatives_of(stage: Stage, stated: Sequence[str] = ()) -> TrainingData:
+    """The candidates that a ranker learned from, out of their manifests and audits.
+
+    Args:
+        stage: the ranker's training.
+        stated: of each set of candidates where it is now, `AS_RECORDED` where it was not moved; empty: none was.
+
+    Returns:
+        The facts of the only set, or `{"mixture": [facts of each set]}`, and the texts of all.
 
     Raises:
         InputError: they are not there any more, have changed, or stand on the Hub without a commit.
     """
     _check_maker(stage, "negatives", "num_negatives", "policy", "depth")
-    given = only_one(stage, "negatives")
-    recorded = stage.record["inputs"]["negatives"]
+    given = _values(stage, "negatives")
+    if len(stated) not in (0, len(given)):
+        raise InputError(f"negatives: {len(stated)} are given, but {stage.folder} was trained on {len(given)}")
+    moved = [None if one == AS_RECORDED else one for one in stated or [None] * len(given)]
+    recorded, splits = recorded_sets(stage.record["inputs"]), splits_of(stage.config, len(given))
+    sets = [_one_set(stage, *one) for one in zip(given, recorded, moved, splits, strict=True)]
+    texts = chain.from_iterable(one.texts for one in sets)
+    facts = [one.facts for one in sets]
+    return TrainingData(facts[0] if len(sets) == 1 else {"mixture": with_shares(facts, stage.config)}, texts)
+
+
+def _one_set(stage: Stage, given: str, recorded: str, stated: str | None, split: str) -> TrainingData:
     name = revision = stated or (given if recorded.startswith(_LOCAL) else recorded)
     if Path(name).is_dir():
         revision = digest_of(Path(name))
@@ -160,23 +179,17 @@ def negatives_of(stage: Stage, stated: str | None) -> TrainingData:
     if Path(given).is_dir() and name != given:
         if _files(given, "") != _files(name, revision):
             raise InputError(f"negatives: {stated} are others than {given}, which {stage.folder} was trained on")
-    split = only_one(stage, "negatives_split") or "train"
-    texts = _candidate_texts(name, split, None if revision.startswith(_LOCAL) else revision)
+    if not is_recorded(revision, recorded):
+        raise InputError(f"negatives: {stated} is another commit than {recorded}, which {stage.folder} was trained on")
+    source = given if Path(given).is_dir() else name  # the same rows, without a download
+    texts = _candidate_texts(source, split, None if Path(source).is_dir() else revision)
     return TrainingData(negatives_facts(name, revision), texts)
 
 
-def only_one(stage: Stage, option: str) -> str | None:
-    """The value of an option that takes several; configurations of version 0.1.0 hold it without a list.
-
-    Raises:
-        InputError: it has several values.
-    """
-    value = stage.config.get(option)
-    if not isinstance(value, list):
-        return value
-    if len(value) > 1:
-        raise InputError(f"{stage.folder}: learned from {len(value)} sets of candidates; a card states one so far")
-    return value[0] if value else None
+def _values(stage: Stage, option: str) -> list[str]:
+    """The values of an option that takes several; configurations of version 0.1.0 hold one without a list."""
+    value = stage.config[option]
+    return value if isinstance(value, list) else [value]
 
 
 def negatives_facts(name: str, revision: str) -> dict[str, Any]:

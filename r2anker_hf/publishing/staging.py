@@ -7,7 +7,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,9 +21,9 @@ from ..negatives.card import write_card as write_negatives_card
 from ..rankers import CrossEncoderRanker
 from ..records import InputError
 from ..stage import PROVENANCE_FILE
-from .cards import template_sha256, write_card, write_eval_results
+from .cards import enumerated, template_sha256, write_card, write_eval_results
 from .compat import check, rewrite
-from .evidence import gather, write
+from .evidence import gather_all, write
 from .golden import is_sparse, load_retriever, write_golden
 from .licences import carried
 from .lint import findings, refuse, refuse_pickles, this_machine
@@ -59,11 +59,19 @@ class Stated:
         default=None,
         metadata={"help": "owner/name@commit of the encoder that training started from, if it was local."},
     )
-    negatives: str | None = field(
-        default=None, metadata={"help": "owner/name@commit, or folder, of a ranker's candidates, if they were moved."}
+    negatives: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "owner/name@commit, or folder, of a ranker's candidates, if they were moved; of several sets "
+            "one each, - for one that was not moved."
+        },
     )
-    collection: str | None = field(
-        default=None, metadata={"help": "owner/name@commit of the collection measured on, if it was a local copy."}
+    collection: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "owner/name@commit of the collection measured on, if it was a local copy; of several reports one "
+            "each, - for one as it is."
+        },
     )
     runs: dict[str, str] = field(
         default_factory=dict, metadata={"help": "Run files behind the report, if they were moved: name=path ..."}
@@ -75,7 +83,8 @@ class Stated:
         default="copy", metadata={"help": "Publish the evaluated judgements, or refer to their Hub repository."}
     )
     benchmark: str | None = field(
-        default=None, metadata={"help": "owner/name#task_id of a Hub benchmark, for a file in .eval_results."}
+        default=None,
+        metadata={"help": "owner/name#task_id of a Hub benchmark, for a file in .eval_results with the first report."},
     )
     purpose: str | None = field(default=None, metadata={"help": "What it is for and for whom, one sentence or two."})
     watts: float | None = field(default=None, metadata={"help": "Power of a device in training, for its carbon."})
@@ -84,6 +93,7 @@ class Stated:
     )
 
     def __post_init__(self):
+        self.negatives, self.collection = listed(self.negatives), listed(self.collection)
         if self.benchmark and not re.fullmatch(r"[\w.-]+/[\w.-]+#[\w.-]+", self.benchmark):
             raise InputError(f"benchmark is {self.benchmark!r}, but is written owner/name#task_id")
 
@@ -113,7 +123,7 @@ def stage(
     repo_id: str,
     *,
     into: str | os.PathLike,
-    report: str | os.PathLike | None = None,
+    report: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     stated: Stated | None = None,
 ) -> Staged:
     """Stage a finished folder: allowed files alone, rewritten so that they load everywhere, with card and evidence.
@@ -125,7 +135,8 @@ def stage(
         folder: what train_ranker.py, mine.py or train_retriever.py (D/D2, say) wrote.
         repo_id: "owner/name" of the repository to be.
         into: the staging folder, made anew; an earlier staging there is replaced, other files are never touched.
-        report: folder that score.py wrote; without one the card of a model says that nothing was measured.
+        report: folder that score.py wrote, or several of them, each of another collection or split; without one the
+            card of a model says that nothing was measured.
         stated: what no file knows.
 
     Returns:
@@ -155,7 +166,7 @@ def stage(
         if kind == "negatives":
             training = _stage_negatives(folder, partial, repo_id, stated)
         else:
-            training = _stage_model(kind, folder, partial, repo_id, Path(report) if report else None, stated)
+            training = _stage_model(kind, folder, partial, repo_id, [Path(one) for one in listed(report)], stated)
         refuse(findings(partial, this_machine(folder), training, QUOTING.get(kind, ())))
         _publish(kind, repo_id, partial)
         shutil.rmtree(into, ignore_errors=True)
@@ -165,6 +176,15 @@ def stage(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Staged(kind, repo_id, KINDS[kind], into, files_of(into))
+
+
+def listed(value: str | os.PathLike | Sequence[str | os.PathLike] | None) -> list[Any]:
+    """Values of an option that takes several, of which one may stand without a list.
+
+    >>> listed(None), listed("a"), listed(["a", "b"])
+    ([], ['a'], ['a', 'b'])
+    """
+    return [] if value is None else [value] if isinstance(value, str | os.PathLike) else list(value)
 
 
 def files_of(folder: str | os.PathLike) -> dict[str, str]:
@@ -190,29 +210,28 @@ def _publish(kind: str, repo_id: str, into: Path) -> None:
 
 
 def _stage_model(
-    kind: str, folder: Path, into: Path, repo_id: str, report: Path | None, stated: Stated
+    kind: str, folder: Path, into: Path, repo_id: str, reports: Sequence[Path], stated: Stated
 ) -> Iterable[str]:
     """Model, evidence, provenance and card; returns the training texts that may not stand in them."""
     stages = lineage(folder)
     data = negatives_of(stages[-1], stated.negatives) if kind == "ranker" else collection_of(stages[-1])
     base = base_model(stages, stated.base_model)
-    licences = {"the base model": base["licence"], "the training data": data.facts["licence"]}
-    licence = carried(stated.licence, licences, derived=False)
+    licence = carried(stated.licence, {"the base model": base["licence"], **data_licences(data.facts)}, derived=False)
     _copy_model(folder, into)
     rewrite(kind, into)
     check(kind, into)
     write_golden(into, kind)
-    evidence = None
-    if report:
-        evidence = gather(
-            report,
-            folder,
-            runs=stated.runs,
-            systems=stated.systems,
-            collection=stated.collection,
-            judgements=stated.judgements,
-        )
-        write(evidence, into)
+    measured = gather_all(
+        reports,
+        folder,
+        runs=stated.runs,
+        systems=stated.systems,
+        collections=stated.collection,
+        judgements=stated.judgements,
+    )
+    for one in measured:
+        write(one, into)
+    facts = [{"systems": one.systems, "runs": one.facts} for one in measured]
     record: dict[str, Any] = {
         "format": PROVENANCE_FORMAT,
         "kind": kind,
@@ -224,17 +243,25 @@ def _stage_model(
         "base_model": base,
         "negatives" if kind == "ranker" else "collection": data.facts,
         "stages": [stage.public() for stage in stages],
-        "systems": evidence.systems if evidence else (),
-        "runs": evidence.facts if evidence else {},
+        **(facts[0] if facts else {"systems": (), "runs": {}}),
         "cost": cost(stages, stated.watts, stated.grams_per_kwh),
     }
+    if facts[1:]:
+        record["further_reports"] = facts[1:]
     if kind == "retriever":
         record["trained_on"] = _negatives_of_retriever(stages[-1].config, folder.name)
     _write_json(into / PROVENANCE_FILE, record)
     write_card(into, kind)
-    if stated.benchmark and evidence:
-        write_eval_results(into, evidence.report, evidence.systems, stated.benchmark)
+    if stated.benchmark and measured:
+        write_eval_results(into, measured[0].report, measured[0].systems, stated.benchmark)
     return data.texts
+
+
+def data_licences(facts: Mapping[str, Any]) -> dict[str, str | None]:
+    """Licence of each set of training data, by what an error calls it."""
+    if "mixture" not in facts:
+        return {"the training data": facts["licence"]}
+    return {f"training data {number}, {one['name']}": one["licence"] for number, one in enumerate(facts["mixture"], 1)}
 
 
 def _copy_model(folder: Path, into: Path) -> None:
@@ -272,7 +299,9 @@ def _parameters(folder: Path) -> int:
 
 
 def _purpose(kind: str, facts: Mapping[str, Any]) -> str:
-    source = facts["collection"]["name"] if kind == "ranker" else facts["name"]
+    sets = facts.get("mixture", [facts])
+    names = dict.fromkeys(one["collection"]["name"] if kind == "ranker" else one["name"] for one in sets)
+    source = enumerated(list(names))
     what = (
         "It orders the passages that a first stage found, so that those which answer the query come first"
         if kind == "ranker"

@@ -5,11 +5,13 @@ Whatever is checked is derived from the files themselves; what a card or a repor
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from ..negatives.card import AUDIT_FILE
 from ..negatives.card import write_card as write_negatives_card
 from ..records import InputError
 from ..stage import PROVENANCE_FILE
-from . import cards, evidence
+from . import cards, evidence, mixtures
 from .golden import check_golden
 from .lint import Machine, findings
 from .provenance import PINNED, negatives_facts
@@ -66,8 +68,11 @@ def verify_folder(folder: str | os.PathLike, online: bool = True) -> Iterator[Li
         yield _card_of_negatives(folder, publication)
     else:
         yield Line("golden scores", _attempt(check_golden, folder, kind))
-        if (folder / evidence.REPORT_FILE).exists():
-            yield from _figures(folder, kind)
+        if kind == "ranker":
+            yield Line(
+                f"{PROVENANCE_FILE}: candidates as training recorded them, shares again", _attempt(_sets, folder)
+            )
+        yield from _figures(folder, kind)
         yield _card(folder, kind, publication)
     if online:
         yield from _sources(folder, kind)
@@ -121,41 +126,55 @@ def _hashes(folder: Path, publication: Mapping[str, Any]) -> list[str]:
 
 
 def _figures(folder: Path, kind: str) -> Iterator[Line]:
-    """The report, then the card's tables and metadata, against what runs and judgements give."""
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            report, qrels, runs = evidence.read_published(folder, Path(scratch))
-            found = evidence.again(report, qrels, runs)
-        except (InputError, OSError, ValueError, KeyError) as error:
-            yield Line("figures: runs and judgements", [str(error)])
-            return
-    yield Line(f"{evidence.REPORT_FILE}: every figure derived again", evidence.differences(report, found))
-    provenance = read_json(folder / PROVENANCE_FILE)
-    own, expected = provenance["systems"], cards.tables(found, provenance["systems"], cards.free_fusions(provenance))
-    text = (folder / cards.CARD_FILE).read_text(encoding="utf-8")
-    yield Line(f"{cards.CARD_FILE}: every figure of its tables", _tables(text, expected))
-    yield Line(f"{cards.CARD_FILE}: every figure of model-index", _attempt(_model_index, text, kind, found, own))
+    """Each report, then the card's tables and metadata, against what runs and judgements give."""
+    derived = []
+    try:
+        for one in evidence.measured_in(folder, read_json(folder / PROVENANCE_FILE)):
+            with tempfile.TemporaryDirectory() as scratch:
+                report, qrels, runs = evidence.read_published(folder, Path(scratch), one.place)
+                found = evidence.again(report, qrels, runs)
+            what = f"{one.place}/{evidence.REPORT_FILE}: every figure derived again"
+            yield Line(what, evidence.differences(report, found))
+            derived.append(dataclasses.replace(one, report=found))
+    except (InputError, OSError, ValueError, KeyError) as error:
+        yield Line("figures: runs and judgements", [str(error)])
+        return
+    if derived:
+        text = (folder / cards.CARD_FILE).read_text(encoding="utf-8")
+        tables = [cards.tables(one.report, one.systems, cards.free_fusions(one.runs)).values() for one in derived]
+        yield Line(f"{cards.CARD_FILE}: every figure of its tables", _tables(text, list(chain.from_iterable(tables))))
+        yield Line(f"{cards.CARD_FILE}: every figure of model-index", _attempt(_model_index, text, kind, derived))
 
 
-def _tables(text: str, expected: Mapping[str, cards.Table]) -> list[str]:
-    """Tables of a card whose cells are not those that were derived; they are known by their first columns' heads."""
+def _tables(text: str, expected: Sequence[cards.Table]) -> list[str]:
+    """Tables of a card whose cells are not those that were derived.
+
+    They are known by their first columns' heads; of tables with equal heads, the order says which is which.
+    """
     present = parse_tables(text)
     failures = []
-    for table in expected.values():
-        same = [one for one in present if one.header == table.header]
-        if not same:
-            failures.append(f"{cards.CARD_FILE}: no table with the columns {', '.join(table.header)}")
+    for header in dict.fromkeys(table.header for table in expected):
+        same = [table for table in present if table.header == header]
+        derived = [table for table in expected if table.header == header]
+        if len(same) != len(derived):
+            columns = ", ".join(header)
+            failures.append(f"{cards.CARD_FILE}: {len(same)} tables, not {len(derived)}, with the columns {columns}")
             continue
-        if len(same) > 1 or len(same[0].rows) != len(table.rows):
-            failures.append(
-                f"{cards.CARD_FILE}: table {table.header[0]}: other rows than the {len(table.rows)} derived"
-            )
-            continue
-        for row, derived in zip(same[0].rows, table.rows, strict=True):
-            for head, cell, value in zip(table.header, row, derived, strict=False):
-                if cell != value:
-                    failures.append(f"{cards.CARD_FILE}: {derived[0]}, {head}: the card says {cell!r}, not {value!r}")
+        for one, other in zip(same, derived, strict=True):
+            failures += _cells(one, other)
     return failures
+
+
+def _cells(present: cards.Table, derived: cards.Table) -> list[str]:
+    """A line for each cell of a table that is not as derived."""
+    if len(present.rows) != len(derived.rows):
+        return [f"{cards.CARD_FILE}: table {derived.header[0]}: other rows than the {len(derived.rows)} derived"]
+    return [
+        f"{cards.CARD_FILE}: {row[0]}, {head}: the card says {cell!r}, not {value!r}"
+        for stated, row in zip(present.rows, derived.rows, strict=True)
+        for head, cell, value in zip(derived.header, stated, row, strict=False)
+        if cell != value
+    ]
 
 
 def parse_tables(text: str) -> list[cards.Table]:
@@ -173,24 +192,27 @@ def parse_tables(text: str) -> list[cards.Table]:
     return found
 
 
-def _model_index(text: str, kind: str, report: Any, own: list[str]) -> list[str]:
+def _model_index(text: str, kind: str, measured: Sequence[evidence.Measured]) -> list[str]:
     """Metadata of the card whose values are not those that were derived."""
     from huggingface_hub import ModelCard
 
-    results = ModelCard(text).data.eval_results or []
-    stated = {(one.metric_args or {}).get("system", "?") + " " + one.metric_args["measure"]: one for one in results}
-    derived = {
-        f"{e.metric_args['system']} {e.metric_args['measure']}": e for e in cards.eval_results(kind, report, own)
-    }
+    results = chain.from_iterable(cards.eval_results(kind, one.report, one.systems) for one in measured)
+    stated = {_result_name(one): one for one in ModelCard(text).data.eval_results or []}
+    derived = {_result_name(one): one for one in results}
     failures = [f"model-index: {name} is missing" for name in derived if name not in stated]
     failures += [f"model-index: {name} was not measured" for name in stated if name not in derived]
     for name in stated.keys() & derived.keys():
         one, other = stated[name], derived[name]
         if one.metric_value != other.metric_value:
             failures.append(f"model-index: {name}: the card says {one.metric_value}, not {other.metric_value}")
-        elif one.metric_args != other.metric_args or one.dataset_name != other.dataset_name:
-            failures.append(f"model-index: {name}: interval, queries, first stage or dataset are others than derived")
+        elif one.metric_args != other.metric_args:
+            failures.append(f"model-index: {name}: interval, queries or first stage are others than derived")
     return failures
+
+
+def _result_name(result: Any) -> str:
+    arguments = result.metric_args or {}
+    return f"{arguments.get('system', '?')} {arguments.get('measure', '?')} on {result.dataset_name}"
 
 
 def _card(folder: Path, kind: str, publication: Mapping[str, Any]) -> Line:
@@ -200,8 +222,7 @@ def _card(folder: Path, kind: str, publication: Mapping[str, Any]) -> Line:
         return Line(f"{what} (another version's template; its figures were compared)", None)
 
     def compare() -> list[str]:
-        provenance, report = cards.read(folder)
-        return _lines_apart(cards.render(kind, provenance, report), folder / cards.CARD_FILE)
+        return _lines_apart(cards.render(kind, *cards.read(folder)), folder / cards.CARD_FILE)
 
     return Line(what, _attempt(compare))
 
@@ -280,9 +301,19 @@ def _sources(folder: Path, kind: str) -> Iterator[Line]:
     for repo_type, name, revision in sorted(set(_pins(folder, kind))):
         yield Line(f"{repo_type} {name} at {revision[:12]} exists", _exists(repo_type, name, revision))
     if kind == "ranker":
-        stated = read_json(folder / PROVENANCE_FILE)["negatives"]
-        if PINNED.fullmatch(f"{stated['name']}@{stated['revision']}"):
-            yield Line(f"{PROVENANCE_FILE}: figures of the negatives", _attempt(_negatives_facts, stated))
+        for stated in mixtures.sets_of(read_json(folder / PROVENANCE_FILE)):
+            if PINNED.fullmatch(f"{stated['name']}@{stated['revision']}"):
+                what = f"{PROVENANCE_FILE}: figures of the negatives {stated['name']}"
+                yield Line(what, _attempt(_negatives_facts, stated))
+
+
+def _sets(folder: Path) -> list[str]:
+    """Candidates and shares of a ranker, and the card's table of them."""
+    provenance = read_json(folder / PROVENANCE_FILE)
+    wrong, sets = mixtures.differences(provenance), mixtures.sets_of(provenance)
+    if wrong or len(sets) == 1:
+        return wrong
+    return _tables((folder / cards.CARD_FILE).read_text(encoding="utf-8"), [cards.mixture_table(sets)])
 
 
 def _negatives_facts(stated: Mapping[str, Any]) -> list[str]:
@@ -298,10 +329,9 @@ def _pins(folder: Path, kind: str) -> Iterator[tuple[str, str, str]]:
     else:
         provenance = read_json(folder / PROVENANCE_FILE)
         sources = [("model", provenance["base_model"])]
-        sources += [("dataset", provenance[key]) for key in ("negatives", "collection") if provenance.get(key)]
-        sources += [("dataset", provenance["negatives"]["collection"])] if provenance.get("negatives") else []
-        if (folder / evidence.JUDGEMENTS_FILE).exists():
-            stated = read_json(folder / evidence.JUDGEMENTS_FILE)["collection"]
+        sources += [("dataset", one) for one in cards.training_data(provenance)]
+        for place in evidence.places_in(folder, provenance):
+            stated = read_json(folder / place / evidence.JUDGEMENTS_FILE)["collection"]
             name, _, revision = stated.partition("@")
             sources.append(("dataset", {"name": name, "revision": revision}))
     for repo_type, source in sources:

@@ -1,4 +1,4 @@
-"""`python -m r2anker_hf` is the command `r2anker`, and `accelerate launch -m r2anker_hf` the same on several processes."""
+"""`python -m r2anker_hf` is the command `r2anker`, on several processes under `accelerate launch -m`."""
 
 from .cli import main
 

@@ -8,7 +8,6 @@ the files. Nothing is imported here that `r2anker --help` would have to wait for
 
 from __future__ import annotations
 
-import ast
 import difflib
 import os
 import runpy
@@ -79,8 +78,8 @@ def summary(command: str) -> str:
     """One line on a command: the first of its recipe, without the name at its head."""
     if command == DEMO:
         return "The whole story on a small collection, in minutes on two CPU cores, with nothing to download."
-    text = ast.get_docstring(ast.parse(recipe_of(command).read_text(encoding="utf-8"))) or ""
-    what = as_commands(text.partition("\n")[0].partition(": ")[2])
+    with open(recipe_of(command), encoding="utf-8") as file:
+        what = as_commands(file.readline().partition(": ")[2].strip())
     return what[:1].upper() + what[1:]
 
 
@@ -106,9 +105,7 @@ def demo(args: Sequence[str]) -> NoReturn:
     parser = _Parser(prog=f"r2anker {DEMO}", description=summary(DEMO), allow_abbrev=False)
     told = "folder for all results (default: %(default)s); finished stages are not done twice"
     parser.add_argument("--output_dir", "--output-dir", metavar="DIR", default="out/nano", help=told)
-    parser.epilog = (
-        f"It runs {script}. The head of {script.parents[1] / 'run.sh'} names variables that change the story."
-    )
+    parser.epilog = f"{script.parents[1] / 'run.sh'} names, at its head, variables that change the story."
     output_dir = parser.parse_args(args).output_dir
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     settings = {"OUT": output_dir, "PATH": path, "R2ANKER_PYTHON": sys.executable}

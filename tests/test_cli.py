@@ -87,9 +87,9 @@ def test_help_of_a_recipe_loads_no_tensors():
 
 
 def test_help_says_how_to_start_several_processes(command):
-    code, printed, _ = command("train-ranker", "--help")
-    assert code == 0 and "\n    r2anker train-ranker --negatives" in printed
-    assert "accelerate launch -m r2anker_hf train-ranker ..." in printed
+    code, printed, _ = command("rerank", "--help")
+    assert code == 0 and "\n    r2anker rerank --ranker" in printed
+    assert "accelerate launch -m r2anker_hf rerank ..." in printed
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,7 @@ def test_demo_without_its_weights_says_what_to_install(tmp_path):
 
 
 def test_demo_is_the_shell_script_over_the_given_folder(tmp_path):
-    """A settings of the story that its first stage refuses: it has read the options, and names the folder."""
-    done = demo(tmp_path, MODEL="m", RETRIEVER="m", COMMON="--split nothing")
-    assert done.returncode == 2 and "== retrieve" in done.stdout and "nothing" in done.stderr
+    """It stops at the first option that its first stage refuses, and its exit code is that of the command."""
+    (tmp_path / "out").write_text("in the way")
+    done = demo(tmp_path, MODEL="m", RETRIEVER="m")
+    assert done.returncode == 2 and "== retrieve" in done.stdout and done.stderr.startswith("error: out")

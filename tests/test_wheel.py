@@ -33,17 +33,8 @@ def wheel(tmp_path_factory):
     for name in SOURCES:
         source, leave = REPOSITORY / name, shutil.ignore_patterns("__pycache__")
         shutil.copytree(source, folder / name, ignore=leave) if source.is_dir() else shutil.copy(source, folder)
-    command = [
-        *PIP,
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "--wheel-dir",
-        folder / "dist",
-        folder,
-    ]
-    subprocess.run(command, check=True)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder / "dist"]
+    subprocess.run([*PIP, "wheel", *options, folder], check=True)
     (built,) = (folder / "dist").glob("*.whl")
     return built
 
@@ -85,6 +76,8 @@ def test_the_wheel_holds_recipes_settings_and_templates(wheel):
 
 
 def test_commands_of_the_wheel_run_without_the_clone(installed, tmp_path):
+    ours = str(REPOSITORY / "recipes/mine.py")
+    installed("python", "-c", f"open({ours!r})", cwd=tmp_path, code=1)  # the guard is there
     write_collection(tmp_path / "toy")
     assert "train-ranker" in installed("r2anker", "--help", cwd=tmp_path)
     (tmp_path / "bm25.trec").write_text("q1 Q0 d1 1 7.5 bm25\n")

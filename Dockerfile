@@ -28,8 +28,8 @@ ENV PIP_NO_CACHE_DIR=1 \
 
 # The requirements in a layer of their own: a change of the code does not install them again.
 COPY --chown=r2anker Makefile setup.py pyproject.toml constraints.txt LICENSE ./
-RUN mkdir r2anker_hf out \
-    && touch r2anker_hf/__init__.py \
+COPY --chown=r2anker r2anker_hf/__init__.py r2anker_hf/
+RUN mkdir out \
     && make install EXTRAS=${FAISS},demo,test
 
 COPY --chown=r2anker . .

@@ -1,11 +1,15 @@
 """Metadata, requirements and extras; everything about tools stands in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
+# The version stands in the package; importing it would need what is only about to be installed.
+INIT = (HERE / "r2anker_hf" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE)[1]
 
 # `make test-lowest` tries the lower ends of the ranges; constraints.txt holds the versions that are tried together.
 INSTALL_REQUIRES = [
@@ -54,13 +58,14 @@ EXTRAS["dev"] = [*EXTRAS["test"], "mypy>=2,<3", "pre-commit>=4,<5", "types-PyYAM
 
 PACKAGES = find_packages(include=["r2anker_hf", "r2anker_hf.*"])
 PACKAGE_DIR = {}
-if (HERE / "hub_cards").is_dir():  # the templates lie at the top level and are shipped inside the package
-    PACKAGES.append("r2anker_hf.hub_cards")
-    PACKAGE_DIR["r2anker_hf.hub_cards"] = "hub_cards"
+for folder in ("hub_cards", "recipes"):  # they lie at the top level and are shipped inside the package
+    if (HERE / folder).is_dir():
+        PACKAGES.append(f"r2anker_hf.{folder}")
+        PACKAGE_DIR[f"r2anker_hf.{folder}"] = folder
 
 setup(
     name="r2anker_hf",
-    version="0.1.0",
+    version=VERSION,
     description="Train robust listwise rerankers on hard negatives drawn from several retrievers at once (R2ANKER)",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
@@ -72,7 +77,9 @@ setup(
     package_data={
         "r2anker_hf": ["py.typed", "**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.txt"],
         "r2anker_hf.hub_cards": ["*"],
+        "r2anker_hf.recipes": ["run.sh", "*/*.sh", "*/*.yaml", "*/*.md"],
     },
+    entry_points={"console_scripts": ["r2anker = r2anker_hf.cli:main"]},
     zip_safe=False,
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

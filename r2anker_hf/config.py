@@ -29,6 +29,7 @@ from .endings import SHOW_TRACE, end
 from .files import check_output
 from .ranges import Range, check, range_of
 from .records import InputError
+from .shipped import as_commands, shipped
 
 CONFIG_FILE = "config.yaml"
 _SECRETS = {"token", "hub_token", "push_to_hub_token"}
@@ -37,7 +38,9 @@ _EPILOG = f"""Exit codes: 0 done, 2 bad input, 130 Ctrl-C, 1 anything else; the 
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text (put it in quotes)"}
 
 
-def parse_config(*configs: type, args: Sequence[str] | None = None, description: str | None = None) -> tuple:
+def parse_config(
+    *configs: type, args: Sequence[str] | None = None, program: str | None = None, description: str | None = None
+) -> tuple:
     """One filled dataclass for each of `configs`: its defaults, then `--config FILE.yaml`, then the command line.
 
     A list or mapping given on the command line replaces the one of the file as a whole.
@@ -45,6 +48,7 @@ def parse_config(*configs: type, args: Sequence[str] | None = None, description:
     Args:
         configs: dataclasses; no two of them may share a field name.
         args: the command line without the program's name; that of this process where None.
+        program: what `--help` calls the program; the name of its file where None.
         description: what `--help` prints above the options.
 
     Raises:
@@ -57,7 +61,7 @@ def parse_config(*configs: type, args: Sequence[str] | None = None, description:
     (Mining(runs={'bm25': 'A/run.trec', 'dense': 'B/run.trec'}, depth=7),)
     """
     args = sys.argv[1:] if args is None else list(args)
-    parser = _Parser(configs, description=description)
+    parser = _Parser(configs, prog=program, description=description)
     path = _Parser([], add_help=False).parse_known_args(args)[0].config
     if path is not None:
         parser.use_file(path)
@@ -87,11 +91,14 @@ def options_fit() -> Iterator[None]:
 def run_recipe(main: Callable[..., Any], *configs: type, args: Sequence[str] | None = None) -> None:
     """Call `main` with its parsed configs; whatever goes wrong ends with one line on stderr (see `endings`).
 
-    The docstring of the recipe stands at the head of its `--help`. The output folder is looked at first.
+    The docstring of the recipe stands at the head of its `--help`, as the command `r2anker` tells it where that runs
+    the recipe (it sets `__command__`). The output folder is looked at first.
     """
-    output_dir = None
+    recipe, output_dir = sys.modules[main.__module__], None
+    command: str | None = getattr(recipe, "__command__", None)
     try:
-        parsed = parse_config(*configs, args=args, description=sys.modules[main.__module__].__doc__)
+        text = _as_command(recipe.__doc__ or "", command) if command else recipe.__doc__
+        parsed = parse_config(*configs, args=args, program=command, description=text)
         output_dir = next((part.output_dir for part in parsed if getattr(part, "output_dir", None)), None)
         if output_dir is not None:
             check_output(output_dir)
@@ -100,6 +107,22 @@ def run_recipe(main: Callable[..., Any], *configs: type, args: Sequence[str] | N
         if os.environ.get(SHOW_TRACE) == "1":
             raise
         end(error, output_dir)
+
+
+def _as_command(text: str, command: str) -> str:
+    """A recipe's docstring for those who start it by `r2anker`.
+
+    >>> print(_as_command("Mine.\\n\\n    accelerate launch recipes/mine.py --depth 7", "r2anker mine"))
+    Mine.
+    <BLANKLINE>
+        r2anker mine --depth 7
+    <BLANKLINE>
+    Several processes or GPUs share the work of: accelerate launch -m r2anker_hf mine ...
+    """
+    if "accelerate launch" not in text:
+        return as_commands(text)
+    launched = command.replace("r2anker", "accelerate launch -m r2anker_hf", 1)
+    return f"{as_commands(text).rstrip()}\n\nSeveral processes or GPUs share the work of: {launched} ..."
 
 
 def save_config(config: Any, folder: str | os.PathLike) -> Path:
@@ -369,10 +392,18 @@ class _OneValuePerKey(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _file_of(path: str) -> Path:
+    """The file that `--config` names: one of the working directory, else the recipes' own of that name."""
+    if Path(path).exists() or Path(path).is_absolute():
+        return Path(path)
+    ours = shipped("recipes") / path.removeprefix("recipes/")
+    return ours if ours.is_file() else Path(path)
+
+
 def _load_yaml(path: str) -> dict[Any, tuple[int, Any]]:
     """The keys of a YAML file, each with its line and its value."""
     try:
-        loader = _OneValuePerKey(Path(path).read_text(encoding="utf-8-sig"))
+        loader = _OneValuePerKey(_file_of(path).read_text(encoding="utf-8-sig"))
         node = loader.get_single_node()
         if node is None:
             return {}

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from .evaluation import Comparison, Estimate, EvaluationReport, QueryCase, System, TopDocument
 from .records import InputError
+from .shipped import shipped
 
 Lookup = Callable[[str], str] | Mapping[str, str]
 
@@ -115,11 +116,7 @@ def per_query_lines(report: EvaluationReport) -> Iterator[str]:
 
 def template_folder() -> Path:
     """hub_cards: inside the package as a wheel ships it, or at the top of a checkout."""
-    package = Path(__file__).parent
-    for folder in (package / "hub_cards", package.parent / "hub_cards"):
-        if (folder / "report.html.jinja").is_file():
-            return folder
-    raise InputError(f"no folder hub_cards with the report's templates, neither in {package} nor beside it")
+    return shipped("hub_cards")
 
 
 def _environment() -> Any:

@@ -337,10 +337,14 @@ def _hardware() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "rev-parse", "--verify", "-q", "HEAD"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
+    """The commit of the clone that this package lies in; None where it is installed, maybe inside another clone."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    except FileNotFoundError:  # no git
+        return None
+    return answer[1] if len(answer) == 2 and Path(answer[0]) == here.parent else None
 
 
 def _version(package: str) -> str | None:

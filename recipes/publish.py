@@ -22,7 +22,6 @@ from r2anker_hf.files import check_output
 from r2anker_hf.negatives.candidates import read_manifest
 from r2anker_hf.publishing.hub import Limits, PublishingError, Receipt, link, publish, version_tag
 from r2anker_hf.publishing.staging import Staged, Stated, stage
-from r2anker_hf.publishing.verify import check_folder
 
 RECEIPT_FILE = "receipt.json"
 
@@ -106,6 +105,8 @@ def check(kind: str, folder: Path) -> None:
     Raises:
         PublishingError: the first thing that does not.
     """
+    from r2anker_hf.publishing.verify import check_folder
+
     if kind == "negatives":
         check_loading(folder)
     if failures := check_folder(folder):

@@ -17,8 +17,6 @@ from typing import Literal
 
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
-from r2anker_hf.precision import scoring_dtype
-from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import pinned, run_stage
 
@@ -47,6 +45,8 @@ class RerankingConfig:
     )
 
     def __post_init__(self):
+        from r2anker_hf.precision import scoring_dtype
+
         self.dtype = scoring_dtype(self.dtype)
 
 
@@ -67,6 +67,8 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
     """Score the run's documents and write the new order."""
     import torch
     from accelerate import PartialState
+
+    from r2anker_hf.rankers import CrossEncoderRanker
 
     state, first_stage = PartialState(), Run.read_trec(config.first_stage)
     place = config.first_stage, config.split

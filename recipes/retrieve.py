@@ -16,8 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from accelerate import PartialState
-
 from r2anker_hf.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.files import check_output
@@ -107,6 +105,8 @@ def build_retriever(config: RetrievalConfig, corpus: IndexableCorpus, index: str
         from r2anker_hf.retrievers.bm25 import BM25Retriever
 
         return BM25Retriever.build(corpus, config.preset, config.k1, config.b, index)
+    from accelerate import PartialState
+
     options = {"revision": config.model_revision, "folder": index, "batch_size": config.batch_size}
     options |= {"dtype": config.dtype, "device": str(PartialState().device), "shard_size": config.shard_size}
     if config.retriever == "splade":

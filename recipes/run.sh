@@ -17,20 +17,24 @@
 #
 # Stages that are finished are not done twice, so a run that was stopped goes on where it was.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+recipes=$(cd "$(dirname "$0")" && pwd)
 
-recipe=recipes/${1:?which recipe? one of: $(cd recipes && echo */)}
+recipe=$recipes/${1:?which recipe? one of: $(cd "$recipes" && echo */)}
 OUT=${OUT:-out/$1}
 LAUNCH=${LAUNCH:-python}
 RERANK=${RERANK:-bm25 dense fused}
 COMMON="${COLLECTION:+--collection $COLLECTION} ${COMMON:-}"
 export TOKENIZERS_PARALLELISM=false
 
+python() { # `r2anker demo` says by which interpreter
+  command "${R2ANKER_PYTHON:-python}" "$@"
+}
+
 run() { # run STAGE [options]: the recipe of that stage with this folder's settings
   local script=$1 settings=$2
   shift 2
   # shellcheck disable=SC2086  # COMMON and LAUNCH hold several words
-  $LAUNCH "recipes/$script.py" --config "$recipe/$settings.yaml" $COMMON "$@"
+  $LAUNCH "$recipes/$script.py" --config "$recipe/$settings.yaml" $COMMON "$@"
 }
 
 SPLITS=${SPLITS:-$(sed -n 's/^split: *\([^ #]*\).*/\1/p' "$recipe"/score*.yaml)}

@@ -13,15 +13,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from r2anker_hf.config import run_recipe
 from r2anker_hf.names import checked_name
 from r2anker_hf.negatives.audit import audit_with_card
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.teacher import TeacherScores, pooled, write_taught
-from r2anker_hf.rankers import CrossEncoderRanker
 from r2anker_hf.stage import pinned, recorded_inputs, run_stage
+
+if TYPE_CHECKING:
+    from r2anker_hf.rankers import CrossEncoderRanker
 
 
 @dataclass
@@ -62,6 +64,8 @@ def teach(config: TeachingConfig, folder: Path) -> None:
     """Score, then write the dataset."""
     import torch
     from accelerate import PartialState
+
+    from r2anker_hf.rankers import CrossEncoderRanker
 
     state = PartialState()
     candidates = load_candidates(config.negatives, config.split, config.negatives_revision)

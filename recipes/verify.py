@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from r2anker_hf.config import run_recipe
-from r2anker_hf.publishing.verify import verify_folder
 from r2anker_hf.records import InputError
 
 
@@ -32,6 +31,8 @@ class VerificationConfig:
 
 
 def main(config: VerificationConfig) -> None:
+    from r2anker_hf.publishing.verify import verify_folder
+
     folder = Path(config.folder) if config.folder else download(str(config.repo_id), config.revision)
     lines = []
     for line in verify_folder(folder):

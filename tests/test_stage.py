@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from r2anker_hf import stage
 from r2anker_hf.records import InputError
 from r2anker_hf.stage import pinned, run_stage
 
@@ -214,3 +215,18 @@ def test_scratch_goes_once_the_work_is_done(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.yaml", "provenance.json", "run.trec"}
     outputs = json.loads((tmp_path / "out" / "provenance.json").read_text())["outputs"]
     assert set(outputs) == {"config.yaml", "run.trec"}
+
+
+def test_the_commit_recorded_is_that_of_the_package_s_own_clone(tmp_path, monkeypatch):
+    """Not of a clone that it happens to be installed in; and a machine may be without git."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    for command in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "first"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    for package, found in (("r2anker_hf", commit), (".venv/lib/site-packages/r2anker_hf", None)):
+        (tmp_path / package).mkdir(parents=True)
+        monkeypatch.setattr(stage, "__file__", str(tmp_path / package / "stage.py"))
+        assert stage._git_commit() == found
+    monkeypatch.setattr(stage, "__file__", str(tmp_path / "r2anker_hf" / "stage.py"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert stage._git_commit() is None

@@ -18,11 +18,9 @@ from ..files import sha256_file
 from ..negatives.candidates import MANIFEST_FILE, read_manifest
 from ..negatives.card import AUDIT_FILE
 from ..negatives.card import write_card as write_negatives_card
-from ..rankers import CrossEncoderRanker
 from ..records import InputError
 from ..stage import PROVENANCE_FILE
 from .cards import enumerated, template_sha256, write_card, write_eval_results
-from .compat import check, rewrite
 from .evidence import gather_all, write
 from .golden import is_sparse, load_retriever, write_golden
 from .licences import carried
@@ -213,6 +211,8 @@ def _stage_model(
     kind: str, folder: Path, into: Path, repo_id: str, reports: Sequence[Path], stated: Stated
 ) -> Iterable[str]:
     """Model, evidence, provenance and card; returns the training texts that may not stand in them."""
+    from .compat import check, rewrite
+
     stages = lineage(folder)
     data = negatives_of(stages[-1], stated.negatives) if kind == "ranker" else collection_of(stages[-1])
     base = base_model(stages, stated.base_model)
@@ -276,6 +276,8 @@ def _copy_model(folder: Path, into: Path) -> None:
 
 def _model_facts(kind: str, folder: Path) -> dict[str, Any]:
     """What the card says of the model itself."""
+    from ..rankers import CrossEncoderRanker
+
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     facts: dict[str, Any] = {"architecture": config["architectures"][0], "parameters": _parameters(folder)}
     if kind == "ranker":

@@ -85,7 +85,8 @@ def foreign_because(model: str | os.PathLike, revision: str | None = None, promp
     config = _content(model, "config.json", revision)
     modules = _content(model, MODULES, revision, list)
     stated = _content(model, "config_sentence_transformers.json", revision)
-    architecture = str(next(iter(config.get("architectures") or ()), ""))
+    names = config.get("architectures")
+    architecture = str(names[0]) if names and isinstance(names, list) else ""
     kind = stated.get("model_type", "SentenceTransformer")  # what the library takes a missing one for
     if modules and kind != "CrossEncoder" and not architecture.endswith("ForSequenceClassification"):
         raise InputError(f"{model}: is a bi-encoder ({kind}), which scores no pairs: give it to retrieve.py")
@@ -93,15 +94,15 @@ def foreign_because(model: str | os.PathLike, revision: str | None = None, promp
         return "it is given a prompt"
     if "r2anker" in config:
         return None
-    parts = [str(one.get("type", "")).rpartition(".")[2] for one in modules if isinstance(one, dict)]
-    if parts not in ([], ["Transformer"]) or any(one.get("path") for one in modules):
+    parts = [str(one.get("type")).rpartition(".")[2] if isinstance(one, dict) else repr(one) for one in modules]
+    if parts and (parts != ["Transformer"] or modules[0].get("path")):
         return f"it is a stack of modules ({', '.join(parts)})"
     if architecture.endswith("ForCausalLM"):
         return "it is a language model, whose next word is the score"
     if stated.get("default_prompt_name"):
         return f"it has a prompt ({stated['default_prompt_name']})"
     settings = _content(model, "sentence_bert_config.json", revision)
-    if "message" in settings.get("modality_config", {}):
+    if "message" in (settings.get("modality_config") or ()):
         return "it has a chat template"
     return _of_tokenizer(model, revision, bool(settings))
 

@@ -1,11 +1,8 @@
 """Rankers of others, made on the spot: a folder of every kind that sentence-transformers loads as a CrossEncoder.
 
-python foreign_toy.py MODEL FOLDER [SHARDS BEFORE THE END] reranks like rerank_toy.py, and may be killed.
+python foreign_toy.py MODEL FOLDER reranks like rerank_toy.py.
 """
 
-import json
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -17,7 +14,6 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoTokenizer,
-    BertForSequenceClassification,
     ModernBertConfig,
     ModernBertForSequenceClassification,
     ModernBertModel,
@@ -27,7 +23,7 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-from r2anker_hf import foreign, rankers
+from r2anker_hf import foreign
 from r2anker_hf.foreign import load_ranker
 from r2anker_hf.processes import is_main_process
 
@@ -130,12 +126,11 @@ KINDS = {
 }
 
 
-def sequence_classifier_of(folder: Path, labels: int) -> Path:
-    """A stack with that many scores."""
-    config = json.loads((folder / "2_Dense" / "config.json").read_text())
-    head = Dense(config["in_features"], labels, module_output_name="scores")
+def with_labels(folder: Path, labels: int) -> None:
+    """Give the head of a stack that many scores."""
+    head = Dense(32, labels, activation_function=torch.nn.Identity(), module_input_name="sentence_embedding")
+    head.module_output_name = "scores"
     head.save(str(folder / "2_Dense"))
-    return folder
 
 
 if __name__ == "__main__":
@@ -144,15 +139,6 @@ if __name__ == "__main__":
     model, folder = sys.argv[1], Path(sys.argv[2])
     foreign.SHARD = 4
     ranker = load_ranker(model, max_length=40, batch_size=2, device="cpu")
-    if len(sys.argv) > 3:
-        save, left = rankers._save, iter(range(int(sys.argv[3])))
-
-        def save_or_die(*arguments):
-            if next(left, None) is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            save(*arguments)
-
-        rankers._save = save_or_die
     run = ranker.rerank(first_stage(), collection(), folder=folder / "work")
     if is_main_process():
         run.write_trec(folder / "run.trec")

@@ -19,11 +19,24 @@ from ..stage import PROVENANCE_FILE, digest_of
 
 FORMAT = "r2anker_hf.provenance/1"
 COMMIT = re.compile(r"[0-9a-f]{40}")
+FIXED = re.compile(r"(?P<name>.+)@(?P<revision>[0-9a-f]{40}|sha256:[0-9a-f]{64})")
+"""A model by its commit, or a local one by its files' hash."""
 PINNED = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 _LOCAL = "sha256:"
 # Of a stage's configuration: what decides the numbers. The rest is places, logging and the machine.
 SETTINGS = (
-    *("objective", "policy", "num_negatives", "depth", "retrievers", "rank_from", "rank_to", "min_score", "max_score"),
+    *(
+        "objective",
+        "teacher",
+        "policy",
+        "num_negatives",
+        "depth",
+        "retrievers",
+        "rank_from",
+        "rank_to",
+        "min_score",
+        "max_score",
+    ),
     *("absolute_margin", "relative_margin", "sampling_temperature", "shares", "within", "negatives_ranker"),
     *("negatives_split", "retriever", "stages", "split", "max_queries", "head_steps", "query_flops", "document_flops"),
     *(
@@ -69,6 +82,7 @@ class Stage:
         hidden = _OF_SPLADE if self.config.get("retriever") == "dense" else ()
         hidden += ("bf16",) if "mixed_precision" in used else ()
         hidden += ("dev_split",) if "held_out" in used else ()
+        hidden += () if self.config.get("objective") == "ranker" else ("teacher",)
         settings = {key: self.config[key] for key in used if key not in hidden}
         return {
             **{key: self.record[key] for key in kept if key in self.record},
@@ -193,6 +207,30 @@ def negatives_facts(name: str, revision: str) -> dict[str, Any]:
         **{key: manifest.get(key) for key in ("licence", "collection", "use_titles", "depth", "splits")},
         "audit": _without_cases(read_json(audit)) if audit.exists() else None,
     }
+
+
+def teacher_of(stage: Stage, negatives: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The ranker whose scores a training learned: ranking, name and revision; None where it learned none.
+
+    Args:
+        stage: the training.
+        negatives: facts of the candidates that hold the scores (see `negatives_facts`).
+
+    Raises:
+        InputError: the ranker is pinned neither to a commit nor by its files' hash.
+    """
+    if stage.config.get("objective") != "ranker":
+        return None
+    ranking, split = stage.config["teacher"], only_one(stage, "negatives_split") or "train"
+    facts = negatives["splits"][split].get("rankings", {}).get(ranking, {})
+    ranker = facts.get("settings", {}).get("ranker", "")
+    match = FIXED.fullmatch(ranker)
+    if not match:
+        raise InputError(
+            f"{stage.folder}: learned the scores {ranking!r} of a ranker that is not pinned ({ranker or 'unknown'}); "
+            "teach with --ranker_revision"
+        )
+    return {"ranking": ranking, "name": match["name"], "revision": match["revision"]}
 
 
 def _check_maker(stage: Stage, *options: str) -> None:

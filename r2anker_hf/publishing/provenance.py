@@ -25,18 +25,7 @@ PINNED = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 _LOCAL = "sha256:"
 # Of a stage's configuration: what decides the numbers. The rest is places, logging and the machine.
 SETTINGS = (
-    *(
-        "objective",
-        "teacher",
-        "policy",
-        "num_negatives",
-        "depth",
-        "retrievers",
-        "rank_from",
-        "rank_to",
-        "min_score",
-        "max_score",
-    ),
+    *("objective", "policy", "num_negatives", "depth", "retrievers", "rank_from", "rank_to", "min_score", "max_score"),
     *("absolute_margin", "relative_margin", "sampling_temperature", "shares", "within", "negatives_ranker"),
     *("negatives_split", "retriever", "stages", "split", "max_queries", "head_steps", "query_flops", "document_flops"),
     *(
@@ -59,7 +48,7 @@ SETTINGS = (
         "max_steps",
     ),
     *("mixed_precision", "bf16", "held_out", "dev_split", "dev_measure", "dev_depth", "seed", "stage2_from"),
-    "whole_words",
+    *("teacher", "whole_words"),
 )
 _OF_SPLADE = ("head_steps", "query_flops", "document_flops")
 # Not worth a line of a card: they say that an option was not used.

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -38,11 +39,71 @@ SHARD = 64  # default batches whose scores reach the disk together: what a kille
 SCORES = re.compile(r"scores-\d+(-[0-9a-f]{32})?\.npy")  # without a hash: of version 0.1.0
 MAX_LENGTH = 128  # of a pair where nothing else is said (R2ANKER, appendix C)
 # Of a model's configuration: what `save_pretrained` writes, and the names of things.
-_NOT_COMPUTED_WITH = ("r2anker", "sbert_ce_default_activation_function", "sentence_transformers", "architectures")
-_NOT_COMPUTED_WITH += ("_name_or_path", "transformers_version", "id2label", "label2id", "dtype")
+NOT_COMPUTED_WITH = ("r2anker", "sbert_ce_default_activation_function", "sentence_transformers", "architectures")
+NOT_COMPUTED_WITH += ("_name_or_path", "transformers_version", "id2label", "label2id", "dtype")
 
 
-class CrossEncoderRanker:
+class Reranker(ABC):
+    """What scores pairs, and so orders a run anew: in shards that outlast a kill, and that processes share."""
+
+    def rerank(
+        self,
+        run: Run,
+        collection: Collection,
+        depth: int = 1000,
+        progress: bool = False,
+        folder: str | os.PathLike | None = None,
+    ) -> Run:
+        """Order the top `depth` documents of each of the collection's queries anew; deeper ones are left out.
+
+        Batches are of pairs of like length out of all queries. Several processes of one launch share them; all must
+        call this, and every one gets the whole run. Its scores are the same to the last bit whatever their number,
+        and however often the work was killed; another batch size changes them by rounding only.
+
+        Args:
+            run: a first stage.
+            collection: texts of queries and documents; queries of the run that it lacks are left out.
+            depth: documents reranked a query (the paper: 1000).
+            progress: show a bar.
+            folder: where all that is finished goes, so that a killed reranking goes on when it is called again;
+                default a temporary folder. Scores of other weights, texts, lengths, precision or device are removed,
+                and those of another batch size kept; other files stay as they are.
+
+        Returns:
+            A run with the ranker's logits as scores. Ties are broken by document id, as in every run.
+
+        Raises:
+            InputError: the run names a document that the corpus lacks, or shares no query with the collection.
+        """
+        known = [query_id for query_id in run if query_id in collection.queries]
+        if not known:
+            raise InputError(f"run {run.name!r} and {collection.name} ({collection.split}) have no query in common")
+        keys = [(query_id, document.doc_id) for query_id in known for document in run[query_id][:depth]]
+        lists: dict[str, list[tuple[str, float]]] = {query_id: [] for query_id in known}
+        with _shared_folder(folder) as shared:
+            scores = self._scores(keys, collection, shared, folder is not None, progress)
+            for (query_id, doc_id), score in zip(keys, scores, strict=True):
+                lists[query_id].append((doc_id, float(score)))
+            processes().wait_for_everyone()  # nobody removes what another still reads
+        return Run(lists, name=f"{run.name}+ranker")
+
+    @property
+    @abstractmethod
+    def max_length(self) -> int:
+        """Tokens of a pair."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of all that decides the scores of given texts."""
+
+    @abstractmethod
+    def _scores(
+        self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, kept: bool, progress: bool
+    ) -> np.ndarray:
+        """[keys] scores of (query id, document id), by way of shards in `folder` (see `in_shards`), if `kept`."""
+
+
+class CrossEncoderRanker(Reranker):
     """A cross-encoder that scores (query, document) pairs (R2ANKER, Eq. 1); scores are raw logits.
 
     Args:
@@ -114,6 +175,10 @@ class CrossEncoderRanker:
         check_length(loaded, max_length, model)
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         return cls(loaded, tokenizer, max_length, max_query_length or query_limit(limits, tokenizer), **kwargs)
+
+    @property
+    def max_length(self) -> int:
+        return self.encoder.max_length
 
     def rank(
         self,
@@ -217,48 +282,6 @@ class CrossEncoderRanker:
                 scores.append(self._score_buffer(buffer, bar, size))
         return np.concatenate(scores) if scores else np.zeros(0, np.float32)
 
-    def rerank(
-        self,
-        run: Run,
-        collection: Collection,
-        depth: int = 1000,
-        progress: bool = False,
-        folder: str | os.PathLike | None = None,
-    ) -> Run:
-        """Order the top `depth` documents of each of the collection's queries anew; deeper ones are left out.
-
-        Every text is tokenised once, before the first batch; batches are of pairs of like length out of all queries.
-        Several processes of one launch share them; all must call this, and every one gets the whole run. Its scores
-        are the same to the last bit whatever their number, and however often the work was killed; another batch size
-        changes them by rounding only.
-
-        Args:
-            run: a first stage.
-            collection: texts of queries and documents; queries of the run that it lacks are left out.
-            depth: documents reranked a query (the paper: 1000).
-            progress: show a bar.
-            folder: where tokens and finished scores go, so that a killed reranking goes on when it is called again;
-                default a temporary folder. Scores of other weights, texts, lengths, precision or device are removed,
-                and those of another batch size kept; other files stay as they are.
-
-        Returns:
-            A run with the ranker's logits as scores. Ties are broken by document id, as in every run.
-
-        Raises:
-            InputError: the run names a document that the corpus lacks, or shares no query with the collection.
-        """
-        known = [query_id for query_id in run if query_id in collection.queries]
-        if not known:
-            raise InputError(f"run {run.name!r} and {collection.name} ({collection.split}) have no query in common")
-        keys = [(query_id, document.doc_id) for query_id in known for document in run[query_id][:depth]]
-        lists: dict[str, list[tuple[str, float]]] = {query_id: [] for query_id in known}
-        with _shared_folder(folder) as shared:
-            scores = self._scores(keys, collection, shared, folder is not None, progress)
-            for (query_id, doc_id), score in zip(keys, scores, strict=True):
-                lists[query_id].append((doc_id, float(score)))
-            processes().wait_for_everyone()  # nobody removes what another still reads
-        return Run(lists, name=f"{run.name}+ranker")
-
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write safetensors, tokenizer and configuration.
 
@@ -319,7 +342,7 @@ class CrossEncoderRanker:
 
         Where the model runs is a part of it, since devices round differently; the batch size is not.
         """
-        config = {name: value for name, value in self.model.config.to_dict().items() if name not in _NOT_COMPUTED_WITH}
+        config = {name: value for name, value in self.model.config.to_dict().items() if name not in NOT_COMPUTED_WITH}
         stated = json.dumps(config, sort_keys=True, default=str)
         weights = weights_fingerprint(self.model, (type(self.model).__name__, stated))
         lengths = self.encoder.max_length, self.encoder.max_query_length
@@ -330,8 +353,7 @@ class CrossEncoderRanker:
     def _scores(
         self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, kept: bool, progress: bool
     ) -> np.ndarray:
-        """[keys] scores of (query id, document id), by way of shards in `folder`, which may be there."""
-        state = processes()
+        # every text is tokenised once, before the first batch
         queries, documents = self._tokenised(keys, collection, folder / "tokens")
         lengths = self.encoder.lengths(
             np.array([len(queries[query_id]) for query_id, _ in keys]),
@@ -341,23 +363,13 @@ class CrossEncoderRanker:
         size = SHARD * default_batch_size(self.model.device) * self.encoder.max_length
         shards = batches(lengths, size)
         source = once(lambda: self._source(keys, queries, documents, size)) if kept else "0"
-        paths = [folder / f"scores-{number:06d}-{source}.npy" for number in range(len(shards))]
-        if kept and state.is_main_process:
-            remove_others(paths, folder, SCORES)
-        state.wait_for_everyone()
-        with tqdm(total=len(keys), unit="pair", disable=not (progress and state.is_main_process)) as bar:
-            for number in range(state.process_index, len(shards), state.num_processes):
-                shard = shards[number]
-                if not paths[number].exists():
-                    parts = batches(lengths[shard], self.batch_size * self.encoder.max_length)
-                    pairs = ([(queries[q], documents[d]) for q, d in (keys[i] for i in shard[part])] for part in parts)
-                    _save(paths[number], self._logits(pairs))
-                bar.update(len(shard))
-        state.wait_for_everyone()
-        scores = np.empty(len(keys), np.float32)
-        for shard, path in zip(shards, paths, strict=True):
-            scores[shard] = np.load(path)
-        return scores
+
+        def score(shard: np.ndarray) -> np.ndarray:
+            parts = batches(lengths[shard], self.batch_size * self.encoder.max_length)
+            pairs = ([(queries[q], documents[d]) for q, d in (keys[i] for i in shard[part])] for part in parts)
+            return self._logits(pairs)
+
+        return in_shards(score, shards, folder, source, kept, progress)
 
     def _source(
         self, keys: Sequence[tuple[str, str]], queries: Mapping[str, list[int]], documents: Tokens, size: int
@@ -411,6 +423,45 @@ def _pairs(inputs: Sequence[Any]) -> list[tuple[str, str]]:
         if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise InputError(f"inputs[{place}] is {str(inputs[place])[:80]!r}, but must be a pair (query, document)")
     return pairs
+
+
+def in_shards(
+    score: Callable[[np.ndarray], np.ndarray],
+    shards: Sequence[np.ndarray],
+    folder: Path,
+    source: str,
+    kept: bool,
+    progress: bool,
+) -> np.ndarray:
+    """Scores made shard by shard, each by one of the processes of a launch; those that lie in the folder stay.
+
+    Args:
+        score: (positions of a shard's pairs) -> their scores in that order.
+        shards: positions of all pairs, each once.
+        folder: where each shard's scores go.
+        source: hash of all that decides them; shards of another one are removed.
+        kept: whether the folder outlasts this call.
+        progress: show a bar.
+
+    Returns:
+        [pairs] float32 scores, for every process.
+    """
+    state = processes()
+    paths = [folder / f"scores-{number:06d}-{source}.npy" for number in range(len(shards))]
+    if kept and state.is_main_process:
+        remove_others(paths, folder, SCORES)
+    state.wait_for_everyone()
+    total = sum(map(len, shards))
+    with tqdm(total=total, unit="pair", disable=not (progress and state.is_main_process)) as bar:
+        for number in range(state.process_index, len(shards), state.num_processes):
+            if not paths[number].exists():
+                _save(paths[number], score(shards[number]))
+            bar.update(len(shards[number]))
+    state.wait_for_everyone()
+    scores = np.empty(total, np.float32)
+    for shard, path in zip(shards, paths, strict=True):
+        scores[shard] = np.load(path)
+    return scores
 
 
 def default_batch_size(device: torch.device) -> int:

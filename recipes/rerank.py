@@ -5,7 +5,8 @@
 
 With MiniLM at 128 tokens some 100 pairs a second in float32 and 200 in bfloat16 on two CPU cores; several processes
 share the pairs. A killed reranking goes on where it was when the same command is given again; where memory ran out,
-with a smaller --batch_size.
+with a smaller --batch_size. The ranker may be any that sentence-transformers loads as a CrossEncoder, such as
+Qwen3-Reranker.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from r2anker_hf.stage import pinned, run_stage
 
 @dataclass
 class RerankingConfig:
-    ranker: str = field(metadata={"help": "Folder that train_ranker.py wrote, or a Hub repository."})
+    ranker: str = field(metadata={"help": "Folder of train_ranker.py or of any CrossEncoder, or a Hub repository."})
     collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
     first_stage: str = field(metadata={"help": "What is reranked, over this split: path/run.trec.", "formerly": "run"})
     output_dir: str = field(metadata={"help": "New folder for run.trec."})
@@ -35,6 +36,16 @@ class RerankingConfig:
     depth: int = field(default=1000, metadata={"help": "Documents reranked a query (the paper: 1000)."})
     batch_size: int | None = field(
         default=None, metadata={"help": "Pairs of full length scored at once (more short ones); default by device."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a pair; default what the ranker says, else 128."}
+    )
+    prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of one of the ranker's prompts, or a text; default the ranker's own. With one given, "
+            "sentence-transformers scores."
+        },
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto",
@@ -51,6 +62,8 @@ class RerankingConfig:
 
 
 def main(config: RerankingConfig) -> None:
+    from r2anker_hf.foreign import loaded_by
+
     collection = load_collection(
         config.collection, config.split, config.revision, config.use_titles, **config.collection_options
     )
@@ -59,6 +72,7 @@ def main(config: RerankingConfig) -> None:
         "collection": f"{collection.name}@{collection.revision}",
         "run": Path(config.first_stage),
     }
+    inputs |= loaded_by(config.ranker, config.ranker_revision, config.prompt)
     work = partial(rerank, config, collection)
     run_stage(config, config.output_dir, inputs, work, free=("batch_size",), scratch=("work",))
 
@@ -68,14 +82,16 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
     import torch
     from accelerate import PartialState
 
-    from r2anker_hf.rankers import CrossEncoderRanker
+    from r2anker_hf.foreign import load_ranker
 
     state, first_stage = PartialState(), Run.read_trec(config.first_stage)
     place = config.first_stage, config.split
     check_run(first_stage, collection.queries, *place, collection.corpus, config.depth)
-    ranker = CrossEncoderRanker.from_pretrained(
+    ranker = load_ranker(
         config.ranker,
         config.ranker_revision,
+        max_length=config.max_length,
+        prompt=config.prompt,
         batch_size=config.batch_size,
         dtype=getattr(torch, config.dtype),
         device=state.device,

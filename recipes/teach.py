@@ -5,13 +5,15 @@
 D is a dataset like the one that mine.py wrote, with the ranker's logits as one more of the rankings: train_ranker.py
 draws from them too (policy redistributed). It is as fast as rerank.py: with MiniLM some 100 pairs a second in float32
 and 200 in bfloat16 on two CPU cores. Several processes share the pairs, and a killed run goes on where it was when the
-same command is given again; where memory ran out, with a smaller --batch_size.
+same command is given again; where memory ran out, with a smaller --batch_size. The ranker may be any that
+sentence-transformers loads as a CrossEncoder, such as Qwen3-Reranker.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,13 +25,13 @@ from r2anker_hf.negatives.teacher import TeacherScores, pooled, write_taught
 from r2anker_hf.stage import pinned, recorded_inputs, run_stage
 
 if TYPE_CHECKING:
-    from r2anker_hf.rankers import CrossEncoderRanker
+    from r2anker_hf.rankers import Reranker
 
 
 @dataclass
 class TeachingConfig:
     negatives: str = field(metadata={"help": "Candidates: a folder that mine.py wrote, or a Hub repository."})
-    ranker: str = field(metadata={"help": "Folder that train_ranker.py wrote, or a Hub repository."})
+    ranker: str = field(metadata={"help": "Folder of train_ranker.py or of any CrossEncoder, or a Hub repository."})
     output_dir: str = field(metadata={"help": "New folder for the dataset with the scores."})
     split: str = field(default="train", metadata={"help": "Split of the candidates."})
     name: str = field(default="teacher", metadata={"help": "What the ranking is called in the dataset."})
@@ -38,6 +40,16 @@ class TeachingConfig:
     ranker_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub ranker."})
     batch_size: int | None = field(
         default=None, metadata={"help": "Pairs of full length scored at once (more short ones); default by device."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a pair; default what the ranker says, else 128."}
+    )
+    prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of one of the ranker's prompts, or a text; default the ranker's own. With one given, "
+            "sentence-transformers scores."
+        },
     )
     dtype: Literal["float32", "bfloat16"] = field(
         default="float32", metadata={"help": "float32, or bfloat16: faster, scores with about two correct digits."}
@@ -53,10 +65,13 @@ class TeachingConfig:
 
 
 def main(config: TeachingConfig) -> None:
+    from r2anker_hf.foreign import loaded_by
+
     inputs: dict[str, str | Path] = {
         "negatives": pinned(config, "negatives", "dataset"),
         "ranker": pinned(config, "ranker"),
     }
+    inputs |= loaded_by(config.ranker, config.ranker_revision, config.prompt)
     run_stage(config, config.output_dir, inputs, partial(teach, config), free=("batch_size",), scratch=("work",))
 
 
@@ -65,14 +80,15 @@ def teach(config: TeachingConfig, folder: Path) -> None:
     import torch
     from accelerate import PartialState
 
-    from r2anker_hf.rankers import CrossEncoderRanker
+    from r2anker_hf.foreign import load_ranker
 
     state = PartialState()
     candidates = load_candidates(config.negatives, config.split, config.negatives_revision)
     choose = partial(pooled, depth=config.depth)
     scores = TeacherScores(candidates, config.split, config.name, choose, folder / "work")
     options = {"batch_size": config.batch_size, "dtype": getattr(torch, config.dtype), "device": state.device}
-    ranker = CrossEncoderRanker.from_pretrained(config.ranker, config.ranker_revision, **options)
+    options |= {"max_length": config.max_length, "prompt": config.prompt}
+    ranker = load_ranker(config.ranker, config.ranker_revision, **options)
     scores.make(ranker.rerank)
     write_taught(folder, scores, teacher_facts(config, ranker, folder))
     if state.is_main_process and config.audit_queries:
@@ -81,13 +97,16 @@ def teach(config: TeachingConfig, folder: Path) -> None:
         audit_with_card(folder, candidates.corpus.text, *options)
 
 
-def teacher_facts(config: TeachingConfig, ranker: CrossEncoderRanker, folder: Path) -> dict[str, Any]:
+def teacher_facts(config: TeachingConfig, ranker: Reranker, folder: Path) -> dict[str, Any]:
     """What the manifest says of the teacher: its repository and commit, or its folder's own name and hash."""
-    stated = recorded_inputs(folder)["ranker"]
+    inputs = recorded_inputs(folder)
+    stated = inputs["ranker"]
     if stated.startswith("sha256:"):
         stated = f"{Path(config.ranker).resolve().name}@{stated}"
-    settings = {"ranker": stated, "depth": config.depth, "max_length": ranker.encoder.max_length}
-    return {"settings": {**settings, "dtype": config.dtype}}
+    settings = {"ranker": stated, "depth": config.depth, "max_length": ranker.max_length, "dtype": config.dtype}
+    library = inputs.get("ranker scored by")
+    given = {"prompt": config.prompt, "scored_by": library and f"{library} {version(library)}"}
+    return {"settings": {**settings, **{name: value for name, value in given.items() if value is not None}}}
 
 
 if __name__ == "__main__":

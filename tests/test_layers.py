@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"run", "collection", "padding_free", "collator", "tokens", "processes", "revisions", "saving"},
         "fingerprints",
     },
+    "foreign": {"rankers", "retrievers.encoders"},
     "negatives": {"run", "collection", "processes", "ranges", "revisions", "fingerprints", "negatives.card"}
     | {"negatives.suspects"},
     "negatives.card": {"report"},
@@ -86,6 +87,7 @@ LOADS_WITHOUT = {
     "fusion": ["torch"],
     "listwise": ["faiss", "bm25s", "sentence_transformers"],
     "rankers": ["faiss", "bm25s", "sentence_transformers"],
+    "foreign": ["faiss", "bm25s", "sentence_transformers"],
     "pretraining": ["faiss", "bm25s", "sentence_transformers"],
 }
 # `accelerate launch recipes/x.py` puts recipes/ first on the import path, where these would hide packages.

@@ -19,6 +19,7 @@ from sentence_transformers import SentenceTransformer, SparseEncoder
 from transformers import AutoModel, AutoTokenizer
 
 from r2anker_hf import pretraining
+from r2anker_hf.foreign import ForeignRanker
 from r2anker_hf.models import check_finite, positions
 from r2anker_hf.ranges import RANGES, Range
 from r2anker_hf.rankers import CrossEncoderRanker
@@ -29,6 +30,10 @@ from r2anker_hf.retrievers.encoders import load_encoder
 
 def ranker(folder, fresh_head=False, length=None):
     return CrossEncoderRanker.from_pretrained(folder, fresh_head=fresh_head, max_length=length, device="cpu").model
+
+
+def foreign_ranker(folder, length=None):
+    return ForeignRanker.from_pretrained(folder, max_length=length, device="cpu").model
 
 
 def retriever(kind, folder, length=None):
@@ -55,6 +60,7 @@ def pretrained(folder, length=None):
 LOADERS = {
     "ranker": ranker,
     "ranker to train": lambda folder, **options: ranker(folder, fresh_head=True, **options),
+    "ranker of others": foreign_ranker,
     "dense": lambda folder, **options: retriever(SentenceTransformer, folder, **options),
     "dense to train": lambda folder, length=None: training.load_dense(folder, None, settings(length)),
     "splade": lambda folder, **options: retriever(SparseEncoder, folder, **options),

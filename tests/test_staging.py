@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 import yaml
+from foreign_toy import stack
+from published_toy import run
 
 from r2anker_hf.publishing.staging import Stated, files_of, stage
 from r2anker_hf.records import InputError
@@ -158,6 +160,44 @@ def test_a_base_model_on_the_hub_is_named_with_its_commit(copy):
     assert "base_model: owner/base\n" in card and "[owner/base](https://huggingface.co/owner/base)" in card
     with pytest.raises(InputError, match="base_model: owner/base is not pinned to a commit"):
         restage(copy, base_model="owner/base")
+
+
+def test_a_ranker_names_its_teacher_by_id_and_revision(finished, tiny_model, tmp_path):
+    ranker, taught = stack(tiny_model, tmp_path / "others"), tmp_path / "taught"
+    run("teach", "TeachingConfig", negatives=finished / "negatives", ranker=ranker, depth=5, output_dir=taught)
+    options = {"negatives": taught, "model": tiny_model, "objective": "ranker", "max_steps": 1, "num_negatives": 1}
+    options |= {"use_cpu": "true", "mixed_precision": "no", "report_to": "none", "output_dir": tmp_path / "ranker"}
+    run("train_ranker", "RankerConfig ListwiseConfig", **options)
+    by_hash = {"ranking": "teacher", "name": ranker.name, "revision": digest_of(ranker)}
+    for number, (stated, expected) in enumerate(
+        [(None, by_hash), (f"owner/big@{COMMIT}", {"ranking": "teacher", "name": "owner/big", "revision": COMMIT})]
+    ):
+        if stated:
+            taught_by(taught, tmp_path / "ranker", stated)
+        folder = stage("ranker", tmp_path / "ranker", "me/toy", into=tmp_path / f"staged{number}").folder
+        record = json.loads((folder / "provenance.json").read_text())
+        assert record["teachers"] == [expected] and record["stages"][-1]["settings"]["teacher"] == "teacher"
+        settings = record["negatives"]["splits"]["train"]["rankings"]["teacher"]["settings"]
+        assert settings["scored_by"].startswith("sentence-transformers ")
+        assert f"the scores of {expected['name']} ({expected['revision'][:12]}" in (folder / "README.md").read_text()
+    taught_by(taught, tmp_path / "ranker", "owner/big@main")
+    with pytest.raises(InputError, match="of a ranker that is not pinned .owner/big@main.; teach with --ranker_rev"):
+        stage("ranker", tmp_path / "ranker", "me/toy", into=tmp_path / "refused")
+    with pytest.raises(
+        InputError, match="ranking teacher: owner/big@main is not pinned; teach with --ranker_revision"
+    ):
+        stage("negatives", taught, "me/toy", into=tmp_path / "refused")
+
+
+def taught_by(taught, ranker, stated):
+    """Write into candidates that another ranker scored them, and into a ranker that it learned from those."""
+
+    def change(manifest):
+        manifest["splits"]["train"]["rankings"]["teacher"]["settings"]["ranker"] = stated
+
+    edit_json(taught / "manifest.json", change)
+    digest = digest_of(taught)
+    edit_json(ranker / "provenance.json", lambda record: record["inputs"].update(negatives=digest))
 
 
 def test_changed_negatives_and_clashing_licences_are_refused(copy, finished):

@@ -16,10 +16,12 @@ from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name, 
 from ..negatives.card import AUDIT_FILE
 from ..records import InputError
 from ..stage import PROVENANCE_FILE, digest_of
-from .mixtures import is_recorded, recorded_sets, splits_of, with_shares
+from .mixtures import is_recorded, recorded_sets, sets_of, splits_of, with_shares
 
 FORMAT = "r2anker_hf.provenance/1"
 COMMIT = re.compile(r"[0-9a-f]{40}")
+FIXED = re.compile(r"(?P<name>.+)@(?P<revision>[0-9a-f]{40}|sha256:[0-9a-f]{64})")
+"""A model by its commit, or a local one by its files' hash."""
 PINNED = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 _LOCAL = "sha256:"
 AS_RECORDED = "-"  # of a set of candidates, among several that moved
@@ -49,7 +51,7 @@ SETTINGS = (
         "max_steps",
     ),
     *("mixed_precision", "bf16", "held_out", "dev_split", "dev_measure", "dev_depth", "seed", "stage2_from"),
-    *("whole_words", "mixture_weights", "mixture_temperature"),
+    *("teacher", "whole_words", "mixture_weights", "mixture_temperature"),
 )
 _OF_SPLADE = ("head_steps", "query_flops", "document_flops")
 # Not worth a line of a card: they say that an option was not used.
@@ -72,6 +74,7 @@ class Stage:
         hidden = _OF_SPLADE if self.config.get("retriever") == "dense" else ()
         hidden += ("bf16",) if "mixed_precision" in used else ()
         hidden += ("dev_split",) if "held_out" in used else ()
+        hidden += () if self.config.get("objective") == "ranker" else ("teacher",)
         settings = {key: self.config[key] for key in used if key not in hidden}
         return {
             **{key: self.record[key] for key in kept if key in self.record},
@@ -207,6 +210,41 @@ def negatives_facts(name: str, revision: str) -> dict[str, Any]:
         **{key: manifest.get(key) for key in ("licence", "collection", "use_titles", "depth", "splits")},
         "audit": _without_cases(read_json(audit)) if audit.exists() else None,
     }
+
+
+def teachers_of(stage: Stage, negatives: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Whose scores a training learned, each once; nothing where it learned none.
+
+    Args:
+        stage: the training.
+        negatives: facts of the candidates that hold the scores (see `negatives_of`).
+
+    Returns:
+        Ranking with name and revision of a ranker, or with method and weights of fused first stages.
+
+    Raises:
+        InputError: a ranker is pinned neither to a commit nor by its files' hash.
+    """
+    if stage.config.get("objective") != "ranker":
+        return []
+    sets, ranking = sets_of({"negatives": negatives}), stage.config["teacher"]
+    splits = splits_of(stage.config, len(sets))
+    rankings = [one["splits"][split].get("rankings", {}) for one, split in zip(sets, splits, strict=True)]
+    found = [_teacher(stage, ranking, one.get(ranking, {})) for one in rankings]
+    return [one for place, one in enumerate(found) if one not in found[:place]]
+
+
+def _teacher(stage: Stage, ranking: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    if "fusion" in facts:
+        return {"ranking": ranking, "method": facts["fusion"]["method"], "weights": facts["fusion"].get("weights", {})}
+    ranker = facts.get("settings", {}).get("ranker", "")
+    match = FIXED.fullmatch(ranker)
+    if not match:
+        raise InputError(
+            f"{stage.folder}: learned the scores {ranking!r} of a ranker that is not pinned ({ranker or 'unknown'}); "
+            "teach with --ranker_revision"
+        )
+    return {"ranking": ranking, "name": match["name"], "revision": match["revision"]}
 
 
 def _check_maker(stage: Stage, *options: str) -> None:

@@ -25,8 +25,8 @@ from .evidence import gather_all, write
 from .golden import is_sparse, load_retriever, write_golden
 from .licences import carried
 from .lint import findings, refuse, refuse_pickles, this_machine
+from .provenance import FIXED, base_model, collection_of, cost, lineage, negatives_of, read_stage, teachers_of
 from .provenance import FORMAT as PROVENANCE_FORMAT
-from .provenance import base_model, collection_of, cost, lineage, negatives_of, read_stage
 
 KINDS = {"ranker": "model", "negatives": "dataset", "retriever": "model"}
 """What can be published, and the Hub's type of its repository."""
@@ -248,6 +248,8 @@ def _stage_model(
     }
     if facts[1:]:
         record["further_reports"] = facts[1:]
+    if kind == "ranker" and (teachers := teachers_of(stages[-1], data.facts)):
+        record["teachers"] = teachers
     if kind == "retriever":
         record["trained_on"] = _negatives_of_retriever(stages[-1].config, folder.name)
     _write_json(into / PROVENANCE_FILE, record)
@@ -352,7 +354,7 @@ def _stage_negatives(folder: Path, into: Path, repo_id: str, stated: Stated) -> 
 
 
 def _check_pins(manifest: Mapping[str, Any], path: Path) -> None:
-    """Collection and retrievers' models by commit or hash."""
+    """Collection, retrievers' models and rankers by commit or hash."""
     where = {"collection": manifest["collection"], "corpus": manifest["corpus"]}
     for what, facts in where.items():
         if "revision" in facts and not re.fullmatch(r"(sha256:)?[0-9a-f]{40,64}", str(facts["revision"])):
@@ -362,8 +364,12 @@ def _check_pins(manifest: Mapping[str, Any], path: Path) -> None:
     for split in manifest["splits"].values():
         for name, run in split["retrievers"].items():
             model = (run.get("settings") or {}).get("model", "")
-            if model and not re.search(r"@(sha256:)?[0-9a-f]{40,64}$", model):
+            if model and not FIXED.fullmatch(model):
                 raise InputError(f"{path}: retriever {name}: {model} is not pinned; retrieve with --model_revision")
+        for name, run in split.get("rankings", {}).items():
+            ranker = (run.get("settings") or {}).get("ranker", "")
+            if ranker and not FIXED.fullmatch(ranker):
+                raise InputError(f"{path}: ranking {name}: {ranker} is not pinned; teach with --ranker_revision")
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,0 +1,268 @@
+"""Rankers of others: any CrossEncoder of sentence-transformers, beside our own, through one door.
+
+A folder that `CrossEncoderRanker` reads as sentence-transformers does comes in that way, which is the faster one. What
+is more than a sequence classifier over two texts goes through sentence-transformers itself: stacks of modules,
+decoders that answer yes or no, prompts, chat templates.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .collection import Collection
+from .fingerprints import fingerprint, fingerprint_of, tokenizer_fingerprint, weights_fingerprint
+from .models import MODULES, check_source, load_tokenizer, loading
+from .processes import is_main_process, once
+from .rankers import BUFFER, NOT_COMPUTED_WITH, CrossEncoderRanker, Reranker, in_shards
+from .records import InputError
+from .retrievers.encoders import check_encoder
+from .revisions import resolved
+
+LIBRARY = "sentence-transformers"
+BATCH_SIZE = 32  # the library's own, on every device: its models may be large and their pairs long
+SHARD = 16 * BATCH_SIZE  # pairs whose scores reach the disk together: what a killed reranking loses at most
+ROLES = ("query", "document")  # of the messages that sentence-transformers makes of a pair
+
+
+def load_ranker(
+    model: str | os.PathLike,
+    revision: str | None = None,
+    *,
+    max_length: int | None = None,
+    batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    prompt: str | None = None,
+) -> Reranker:
+    """Any cross-encoder: by `CrossEncoderRanker` where that scores as sentence-transformers does, else by the latter.
+
+    Args:
+        model: folder or Hub id.
+        revision: commit, tag or branch on the Hub.
+        max_length: tokens of a pair; default what the model says.
+        batch_size: pairs scored at once; default by the way it is loaded.
+        dtype: precision of the forward pass.
+        device: where it runs; default a GPU where there is one.
+        prompt: see `ForeignRanker`.
+
+    Raises:
+        InputError: neither can load it; it is a bi-encoder; it has several labels.
+    """
+    if not Path(model).is_dir():
+        revision = resolved(str(model), revision)
+    given = {"max_length": max_length, "batch_size": batch_size, "dtype": dtype, "device": device}
+    reason = foreign_because(model, revision, prompt)
+    if reason is None:
+        return CrossEncoderRanker.from_pretrained(model, revision, **given)
+    if is_main_process():
+        print(f"{model}: scored by {LIBRARY}, since {reason}")
+    return ForeignRanker.from_pretrained(model, revision, prompt=prompt, **given)
+
+
+def loaded_by(model: str | os.PathLike, revision: str | None = None, prompt: str | None = None) -> dict[str, str]:
+    """What a stage records of a ranker beside the model itself: nothing of one that comes in the usual way."""
+    return {"ranker scored by": LIBRARY} if foreign_because(model, revision, prompt) else {}
+
+
+def foreign_because(model: str | os.PathLike, revision: str | None = None, prompt: str | None = None) -> str | None:
+    """Why a ranker goes through sentence-transformers; None for one that `CrossEncoderRanker` loads, or refuses.
+
+    Weights are not read, and what cannot be read counts as missing: whichever loader comes next says so.
+
+    Raises:
+        InputError: it is a bi-encoder.
+    """
+    config = _content(model, "config.json", revision)
+    modules = _content(model, MODULES, revision, list)
+    stated = _content(model, "config_sentence_transformers.json", revision)
+    names = config.get("architectures")
+    architecture = str(names[0]) if names and isinstance(names, list) else ""
+    kind = stated.get("model_type", "SentenceTransformer")  # what the library takes a missing one for
+    if modules and kind != "CrossEncoder" and not architecture.endswith("ForSequenceClassification"):
+        raise InputError(f"{model}: is a bi-encoder ({kind}), which scores no pairs: give it to retrieve.py")
+    if prompt:
+        return "it is given a prompt"
+    if "r2anker" in config:
+        return None
+    parts = [str(one.get("type")).rpartition(".")[2] if isinstance(one, dict) else repr(one) for one in modules]
+    if parts and (parts != ["Transformer"] or modules[0].get("path")):
+        return f"it is a stack of modules ({', '.join(parts)})"
+    if architecture.endswith("ForCausalLM"):
+        return "it is a language model, whose next word is the score"
+    if stated.get("default_prompt_name"):
+        return f"it has a prompt ({stated['default_prompt_name']})"
+    settings = _content(model, "sentence_bert_config.json", revision)
+    if "message" in (settings.get("modality_config") or ()):
+        return "it has a chat template"
+    return _of_tokenizer(model, revision, bool(settings))
+
+
+class ForeignRanker(Reranker):
+    """A CrossEncoder of sentence-transformers; scores are its raw logits, whatever activation the model names.
+
+    Of a decoder that answers yes or no, that is the logit of yes less the one of no; of a stack of modules, what its
+    last one gives. Weights are in the precision that is asked for, and not only the forward pass.
+
+    Args:
+        model: a CrossEncoder with one label.
+        name: what errors call it.
+        batch_size: pairs that go through the model at once; default 32.
+        prompt: name of one of the model's prompts, or a prompt's text, which comes before every query, or as system
+            message where the model has a chat template; default the model's own.
+    """
+
+    def __init__(self, model: Any, name: str, batch_size: int | None = None, prompt: str | None = None):
+        if model.num_labels != 1:
+            raise InputError(f"{name}: has {model.num_labels} labels, but a ranker has 1")
+        self.model, self.name, self.batch_size = model.eval(), name, batch_size or BATCH_SIZE
+        default = model.prompts.get(model.default_prompt_name or "", "")
+        self.prompt: str = default if prompt is None else model.prompts.get(prompt, prompt)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike,
+        revision: str | None = None,
+        max_length: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> ForeignRanker:
+        """Load one from a folder or the Hub; code of a repository is never run.
+
+        Args:
+            model: folder or Hub id.
+            revision: commit, tag or branch on the Hub.
+            max_length: tokens of a pair; default what the model says.
+            dtype: of the weights.
+            device: where it runs; default a GPU where there is one.
+            kwargs: to `ForeignRanker`.
+
+        Raises:
+            InputError: no model there, or a broken one; its layers are not in its checkpoint; several labels;
+                `max_length` beyond the model's positions; its chat template has no place for a pair.
+        """
+        from sentence_transformers import CrossEncoder
+
+        check_source(model, revision, modules=True)
+        device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        options = {"dtype": dtype, "ignore_mismatched_sizes": True}  # `check_encoder` names them
+        with loading(model, "ranker"):
+            loaded = CrossEncoder(
+                os.fspath(model), revision=revision, device=device, max_length=max_length, model_kwargs=options
+            )
+        loaded.to(dtype)  # modules beside the transformer, whose precision no option decides
+        ranker = cls(loaded, str(model), **kwargs)
+        check_encoder(loaded, model, revision)
+        _check_answers(loaded, model)
+        with loading(model, "ranker"):
+            ranker.score([("a", "b")])
+        return ranker
+
+    @property
+    def max_length(self) -> int:
+        return self.model.max_seq_length
+
+    def score(self, pairs: Iterable[tuple[str, str]], progress: bool = False, total: int | None = None) -> np.ndarray:
+        """Score (query, document) text pairs.
+
+        Args:
+            pairs: any number of them, also a generator; `BUFFER` are held at a time.
+            progress: show a bar.
+            total: pairs to come, for the bar.
+
+        Returns:
+            [pairs] float32 raw scores in the order given; higher is more relevant.
+
+        Raises:
+            InputError: a score is not a number: the weights are broken.
+        """
+        left, scores = iter(pairs), [np.zeros(0, np.float32)]
+        with tqdm(total=total, unit="pair", disable=not progress, desc="rerank") as bar:
+            while buffer := list(islice(left, BUFFER)):
+                scores.append(self._predict(buffer))
+                bar.update(len(buffer))
+        return np.concatenate(scores)
+
+    def fingerprint(self) -> str:
+        """Hash of all that decides the scores of given texts: weights, modules, tokenizer, length, prompt, precision.
+
+        Where the model runs is a part of it, since devices round differently; the batch size is not.
+        """
+        model = self.model
+        config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_COMPUTED_WITH}
+        stated = json.dumps(config, sort_keys=True, default=str)
+        tokenizer = model.tokenizer
+        words = tokenizer_fingerprint(tokenizer) if tokenizer.is_fast else fingerprint(repr(tokenizer))
+        settings = self.max_length, self.prompt, str(model.dtype), model.device.type, model.processor.chat_template
+        return fingerprint(weights_fingerprint(model, (repr(model), stated)), words, *settings, version(LIBRARY))
+
+    def _scores(
+        self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, kept: bool, progress: bool
+    ) -> np.ndarray:
+        queries, corpus = collection.queries, collection.corpus
+        doc_ids = dict.fromkeys(doc_id for _, doc_id in keys)
+        lengths = {doc_id: len(corpus.text(doc_id)) for doc_id in doc_ids}
+        # like long ones together, by characters, as the library sorts them
+        order = np.argsort([-len(queries[query_id]) - lengths[doc_id] for query_id, doc_id in keys], kind="stable")
+        shards = [order[start : start + SHARD] for start in range(0, len(order), SHARD)]
+
+        def source() -> str:
+            texts = (corpus.text(doc_id) for doc_id in doc_ids)
+            asked = (queries[query_id] for query_id in dict.fromkeys(query_id for query_id, _ in keys))
+            return fingerprint_of(chain([self.fingerprint(), SHARD], keys, asked, texts))
+
+        def score(shard: np.ndarray) -> np.ndarray:
+            chosen = (keys[position] for position in shard)
+            return self._predict([(queries[query_id], corpus.text(doc_id)) for query_id, doc_id in chosen])
+
+        folder.mkdir(parents=True, exist_ok=True)
+        return in_shards(score, shards, folder, once(source) if kept else "0", kept, progress)
+
+    def _predict(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        options = {"batch_size": self.batch_size, "show_progress_bar": False, "activation_fn": torch.nn.Identity()}
+        scores = self.model.predict(list(pairs), prompt=self.prompt, **options)
+        if np.isnan(scores).any():
+            raise InputError(f"{self.name}: scores are NaN; the weights or the precision are broken")
+        return scores.astype(np.float32, copy=False)
+
+
+def _content(model: str | os.PathLike, name: str, revision: str | None, kind: type = dict) -> Any:
+    """A JSON file of a folder or Hub repository; empty where it is missing, broken, or no such `kind`."""
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(os.fspath(model), name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        found = json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+    except (OSError, ValueError):
+        found = None
+    return found if isinstance(found, kind) else kind()
+
+
+def _of_tokenizer(model: str | os.PathLike, revision: str | None, saved: bool) -> str | None:
+    """Why a classifier's tokenizer asks for sentence-transformers; `saved` by that, it has said so in another file."""
+    try:
+        tokenizer = load_tokenizer(model, revision)
+    except InputError:
+        return None
+    if not tokenizer.is_fast:
+        return "its tokenizer is a slow one"
+    template = str(tokenizer.chat_template or "")
+    return "it has a chat template" if not saved and all(role in template for role in ROLES) else None
+
+
+def _check_answers(model: Any, source: str | os.PathLike) -> None:
+    """Refuse a language model whose tokenizer lacks the words that are its answers."""
+    for module in model:
+        if type(module).__name__ == "LogitScore" and module.true_token_id == module.false_token_id:
+            raise InputError(f"{source}: its tokenizer has no tokens for the answers yes and no")

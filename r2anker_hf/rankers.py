@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from .collator import PairEncoder, Text
+from .collator import PairEncoder, Text, window_places
 from .collection import Collection
 from .files import remove_others
 from .fingerprints import fingerprint, fingerprint_of, tokenizer_fingerprint, weights_fingerprint
@@ -45,6 +48,8 @@ _NOT_COMPUTED_WITH += ("_name_or_path", "transformers_version", "id2label", "lab
 class CrossEncoderRanker:
     """A cross-encoder that scores (query, document) pairs (R2ANKER, Eq. 1); scores are raw logits.
 
+    The score of a document that is read in several windows is the highest of theirs (MaxP; Dai and Callan 2019).
+
     Args:
         model: sequence classifier with one label.
         tokenizer: its fast tokenizer.
@@ -54,6 +59,8 @@ class CrossEncoderRanker:
             same number of tokens. Default by device.
         dtype: precision of the forward pass; `torch.bfloat16` is several times faster on hardware that has it, at
             about two correct digits, so measured figures use float32.
+        max_windows: windows of a document that is longer than its room, overlapping by half; 1 truncates (see
+            `PairEncoder`). Only documents that long take more time.
     """
 
     def __init__(
@@ -64,12 +71,13 @@ class CrossEncoderRanker:
         max_query_length: int | None = None,
         batch_size: int | None = None,
         dtype: torch.dtype = torch.float32,
+        max_windows: int = 1,
     ):
         if model.config.num_labels != 1:
             raise InputError(f"{model.name_or_path}: a ranker has one label, this model has {model.config.num_labels}")
         self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
         self.batch_size = batch_size or default_batch_size(model.device)
-        self.encoder = PairEncoder(tokenizer, max_length, max_query_length)
+        self.encoder = PairEncoder(tokenizer, max_length, max_query_length, max_windows)
         use_padding_free(model)
 
     @classmethod
@@ -82,6 +90,7 @@ class CrossEncoderRanker:
         fresh_head: bool = False,
         seed: int = 42,
         device: str | torch.device | None = None,
+        max_windows: int | None = None,
         **kwargs: Any,
     ) -> CrossEncoderRanker:
         """Load a ranker from a folder or the Hub, or any encoder to train one from; its weights become float32.
@@ -96,6 +105,7 @@ class CrossEncoderRanker:
             fresh_head: allow (and expect) a checkpoint without a trained classification head.
             seed: of a fresh head's weights.
             device: where it runs; default a GPU where there is one.
+            max_windows: windows of a long document; default what the ranker was trained with, else 1.
             kwargs: to `CrossEncoderRanker`.
 
         Raises:
@@ -113,10 +123,12 @@ class CrossEncoderRanker:
         max_length = max_length or limits.get("max_length") or min(MAX_LENGTH, positions(loaded) or MAX_LENGTH)
         check_length(loaded, max_length, model)
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-        return cls(loaded, tokenizer, max_length, max_query_length or query_limit(limits, tokenizer), **kwargs)
+        max_query_length = max_query_length or query_limit(limits, tokenizer)
+        max_windows = limits.get("max_windows", 1) if max_windows is None else max_windows
+        return cls(loaded, tokenizer, max_length, max_query_length, max_windows=max_windows, **kwargs)
 
     def score(self, pairs: Iterable[tuple[str, str]], progress: bool = False, total: int | None = None) -> np.ndarray:
-        """Score (query, document) text pairs.
+        """Score (query, document) text pairs, each by the best of its windows.
 
         Args:
             pairs: any number of them, also a generator; `BUFFER` are held at a time.
@@ -142,10 +154,12 @@ class CrossEncoderRanker:
         depth: int = 1000,
         progress: bool = False,
         folder: str | os.PathLike | None = None,
+        max_windows: int | None = None,
     ) -> Run:
         """Order the top `depth` documents of each of the collection's queries anew; deeper ones are left out.
 
         Every text is tokenised once, before the first batch; batches are of pairs of like length out of all queries.
+        Windows of a long document are slices of its tokens, batched as any other pair; a document stays in one shard.
         Several processes of one launch share them; all must call this, and every one gets the whole run. Its scores
         are the same to the last bit whatever their number, and however often the work was killed; another batch size
         changes them by rounding only.
@@ -156,8 +170,9 @@ class CrossEncoderRanker:
             depth: documents reranked a query (the paper: 1000).
             progress: show a bar.
             folder: where tokens and finished scores go, so that a killed reranking goes on when it is called again;
-                default a temporary folder. Scores of other weights, texts, lengths, precision or device are removed,
-                and those of another batch size kept; other files stay as they are.
+                default a temporary folder. Scores of other weights, texts, lengths, windows, precision or device are
+                removed, and those of another batch size kept; other files stay as they are.
+            max_windows: windows of a long document; default the ranker's own.
 
         Returns:
             A run with the ranker's logits as scores. Ties are broken by document id, as in every run.
@@ -165,6 +180,8 @@ class CrossEncoderRanker:
         Raises:
             InputError: the run names a document that the corpus lacks, or shares no query with the collection.
         """
+        if max_windows is not None:
+            return self._with_windows(max_windows).rerank(run, collection, depth, progress, folder)
         known = [query_id for query_id in run if query_id in collection.queries]
         if not known:
             raise InputError(f"run {run.name!r} and {collection.name} ({collection.split}) have no query in common")
@@ -182,23 +199,32 @@ class CrossEncoderRanker:
 
         transformers, sentence-transformers' CrossEncoder (5.1 and 6) and `from_pretrained` load the folder and give
         the same scores: the Identity activation stands in all three places that loaders read, the tokenizer has its
-        real class and explicit input names, and `model_max_length` is this ranker's. With a `max_query_length`, which
-        they do not know, their scores of longer queries differ, and a warning says so.
+        real class and explicit input names, and `model_max_length` is this ranker's. They know neither a
+        `max_query_length` nor `max_windows`: with these, their scores of longer queries and documents differ, and a
+        warning says so. Of a document of several windows they score the first only.
         """
         save_ranker(self.model, self.encoder, folder)
 
     def fingerprint(self) -> str:
-        """Hash of all that decides the scores of given texts: weights, configuration, tokenizer, lengths, precision.
+        """Hash of all that decides the scores of given texts: weights, configuration, tokenizer, limits, precision.
 
         Where the model runs is a part of it, since devices round differently; the batch size is not.
         """
         config = {name: value for name, value in self.model.config.to_dict().items() if name not in _NOT_COMPUTED_WITH}
         stated = json.dumps(config, sort_keys=True, default=str)
         weights = weights_fingerprint(self.model, (type(self.model).__name__, stated))
-        lengths = self.encoder.max_length, self.encoder.max_query_length
+        limits: tuple[int | None, ...] = (self.encoder.max_length, self.encoder.max_query_length)
+        if self.encoder.max_windows > 1:  # one window is what all rankers had before there was a choice
+            limits += (self.encoder.max_windows,)
         return fingerprint(
-            weights, tokenizer_fingerprint(self.tokenizer), lengths, str(self.dtype), self.model.device.type
+            weights, tokenizer_fingerprint(self.tokenizer), limits, str(self.dtype), self.model.device.type
         )
+
+    def _with_windows(self, max_windows: int) -> CrossEncoderRanker:
+        """The same ranker with other windows; the model is shared."""
+        other = copy.copy(self)
+        other.encoder = replace(self.encoder, max_windows=max_windows)
+        return other
 
     def _scores(
         self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, kept: bool, progress: bool
@@ -206,13 +232,10 @@ class CrossEncoderRanker:
         """[keys] scores of (query id, document id), by way of shards in `folder`, which may be there."""
         state = processes()
         queries, documents = self._tokenised(keys, collection, folder / "tokens")
-        lengths = self.encoder.lengths(
-            np.array([len(queries[query_id]) for query_id, _ in keys]),
-            np.array([documents.length(doc_id) for _, doc_id in keys]),
-        )
+        sizes = np.array([(len(queries[q]), documents.length(d)) for q, d in keys], dtype=np.int64).reshape(-1, 2)
         # by the device's default batch size, so that one who runs out of memory goes on with a smaller one
         size = SHARD * default_batch_size(self.model.device) * self.encoder.max_length
-        shards = batches(lengths, size)
+        shards = batches(self.encoder.lengths(*sizes.T) * self.encoder.windows(*sizes.T), size)
         source = once(lambda: self._source(keys, queries, documents, size)) if kept else "0"
         paths = [folder / f"scores-{number:06d}-{source}.npy" for number in range(len(shards))]
         if kept and state.is_main_process:
@@ -222,9 +245,8 @@ class CrossEncoderRanker:
             for number in range(state.process_index, len(shards), state.num_processes):
                 shard = shards[number]
                 if not paths[number].exists():
-                    parts = batches(lengths[shard], self.batch_size * self.encoder.max_length)
-                    pairs = ([(queries[q], documents[d]) for q, d in (keys[i] for i in shard[part])] for part in parts)
-                    _save(paths[number], self._logits(pairs))
+                    pairs = [keys[place] for place in shard]
+                    _save(paths[number], self._best(sizes[shard], partial(_texts, queries, documents, pairs)))
                 bar.update(len(shard))
         state.wait_for_everyone()
         scores = np.empty(len(keys), np.float32)
@@ -254,16 +276,27 @@ class CrossEncoderRanker:
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         tokens = dict(zip(texts, encode(self.tokenizer, texts), strict=True))
         sizes = np.array([[len(tokens[text]) for text in pair] for pair in pairs])
-        parts = batches(self.encoder.lengths(*sizes.T), self.batch_size * self.encoder.max_length)
-        scores = np.empty(len(pairs), np.float32)
-        logits = self._logits([(tokens[pairs[i][0]], tokens[pairs[i][1]]) for i in part] for part in parts)
-        scores[np.concatenate(parts)] = logits
+        scores = self._best(sizes, lambda place: (tokens[pairs[place][0]], tokens[pairs[place][1]]))
         bar.update(len(pairs))
         return scores
 
+    def _best(self, sizes: np.ndarray, pair: Callable[[int], tuple[Text, Text]]) -> np.ndarray:
+        """[pairs] scores, each the highest of the pair's windows.
+
+        Args:
+            sizes: [pairs, 2] tokens of query and document.
+            pair: token ids of both by the pair's place, read batch by batch.
+        """
+        owners, numbers = window_places(self.encoder.windows(*sizes.T))
+        parts = batches(self.encoder.lengths(*sizes.T)[owners], self.batch_size * self.encoder.max_length)
+        logits = self._logits([(*pair(owners[place]), numbers[place]) for place in part] for part in parts)
+        scores = np.full(len(sizes), -np.inf, np.float32)
+        np.maximum.at(scores, owners[np.concatenate(parts)], logits)
+        return scores
+
     @torch.no_grad()  # in inference mode autocast would cast the weights anew for every batch
-    def _logits(self, parts: Iterable[Sequence[tuple[Text, Text]]]) -> np.ndarray:
-        """Logits of batches of pairs, one after the other."""
+    def _logits(self, parts: Iterable[Sequence[tuple]]) -> np.ndarray:
+        """Logits of batches of pairs, one after the other: query, document and perhaps the window's number."""
         device = self.model.device
         self.model.eval()
         logits = []
@@ -275,6 +308,14 @@ class CrossEncoderRanker:
         if np.isnan(result).any():
             raise InputError(f"{self.model.name_or_path}: scores are NaN; the weights or the precision are broken")
         return result
+
+
+def _texts(
+    queries: Mapping[str, list[int]], documents: Tokens, keys: Sequence[tuple[str, str]], place: int
+) -> tuple[list[int], np.ndarray]:
+    """Token ids of the query and the document at a place of (query id, document id)."""
+    query_id, doc_id = keys[place]
+    return queries[query_id], documents[doc_id]
 
 
 def default_batch_size(device: torch.device) -> int:

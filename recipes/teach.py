@@ -83,6 +83,8 @@ def teacher_facts(config: TeachingConfig, ranker: CrossEncoderRanker, folder: Pa
     if stated.startswith("sha256:"):
         stated = f"{Path(config.ranker).resolve().name}@{stated}"
     settings = {"ranker": stated, "depth": config.depth, "max_length": ranker.encoder.max_length}
+    if ranker.encoder.max_windows > 1:
+        settings["max_windows"] = ranker.encoder.max_windows
     return {"settings": {**settings, "dtype": config.dtype}}
 
 

@@ -1,5 +1,6 @@
 """A long document is read in overlapping windows, and its best one counts: in scoring, reranking and training."""
 
+import copy
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
 from r2anker_hf.losses import kl_divergence, softmax_cross_entropy
+from r2anker_hf.padding_free import is_padding_free
 from r2anker_hf.publishing.compat import _check_ranker
 from r2anker_hf.publishing.golden import check_golden, write_golden
 from r2anker_hf.rankers import CrossEncoderRanker
@@ -30,10 +32,9 @@ def tokenizer(request, tiny_model):
 
 def windows_of(tokenizer, query, document, most, length=LENGTH):
     """The windows of a document as texts of a pair, by the rule in words: of full room, half of it further each."""
+    cut = tokenizer([query], [document], truncation=True, max_length=length)
     query, document = (tokenizer.encode(text, add_special_tokens=False) for text in (query, document))
     turn = slice(None, None, -1 if tokenizer.truncation_side == "left" else 1)
-    pair = tokenizer.encode_plus if False else tokenizer
-    cut = pair(tokenizer.decode(query), tokenizer.decode(document), truncation=True, max_length=length)
     room, of_query = (cut.sequence_ids(0).count(part) for part in (1, 0))
     query, document = query[turn][:of_query][turn], document[turn]
     windows, start = [document[:room][turn]], 0
@@ -93,15 +94,11 @@ def best_logits(model, tokenizer, pairs, most, length=LENGTH):
     """[pairs] the highest logit of each pair's windows, one plain call of transformers for each window."""
     scores = []
     for pair in pairs:
-        windows = (torch.tensor([ids_of(tokenizer, *one)]) for one in windows_of(tokenizer, *pair, most, length))
-        types = (
-            [0] * (len(query) + 2) + [1] * (len(part) + 1)
-            for query, part in windows_of(tokenizer, *pair, most, length)
-        )
-        logits = [
-            model(input_ids=ids, token_type_ids=torch.tensor([kinds])).logits[0, 0]
-            for ids, kinds in zip(windows, types, strict=True)
-        ]
+        logits = []
+        for query, window in windows_of(tokenizer, *pair, most, length):
+            ids = torch.tensor([ids_of(tokenizer, query, window)])
+            types = torch.tensor([[0] * (len(query) + 2) + [1] * (len(window) + 1)])
+            logits.append(model(input_ids=ids, token_type_ids=types).logits[0, 0])
         scores.append(torch.stack(logits).max())
     return torch.stack(scores)
 
@@ -181,12 +178,22 @@ OBJECTIVES = {
     "ranker": {"objective": "ranker", "teacher": "old", "temperature": 2.0},
     "ranker and labels": {"objective": "ranker", "teacher": "old", "label_weight": 0.25},
 }
-PATHS = {"plain": {}, "in chunks": {"chunk_tokens": 40}, "budget": {"memory_budget": 1.0, "chunk_tokens": 40}}
+PATHS = {
+    "plain": {},
+    "padded": {"padded": True},
+    "in chunks": {"chunk_tokens": 40},
+    "in a budget": {"memory_budget": 1.0, "chunk_tokens": 40},
+}
 
 
-def training(model, folder, chunk_tokens=0, **options):
+def training(model, folder, chunk_tokens=0, padded=False, **options):
     """A trainer and its first batch; all candidates have scores of a teacher."""
-    made = trainer(str(model), str(folder), **SHORT | options)
+    with pytest.MonkeyPatch.context() as patch:
+        if padded:
+            for module in ("rankers", "listwise"):
+                patch.setattr(f"r2anker_hf.{module}.use_padding_free", lambda model: False)
+        made = trainer(str(model), str(folder), **SHORT | options)
+    assert is_padding_free(made.model) != padded
     made.chunk_tokens, made.current_gradient_accumulation_steps = chunk_tokens, 1
     for row in made.train_dataset.rows:
         doc_ids = [f"d{number}" for number in range(10)]
@@ -203,13 +210,9 @@ def gradients(model):
     return found
 
 
-@pytest.mark.parametrize("padding", [False, True], ids=["padding free", "padded"])
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_gradient_is_that_of_the_maximum_written_out(tiny_model, tmp_path, objective, path, padding, monkeypatch):
-    if padding:
-        monkeypatch.setattr("r2anker_hf.listwise.use_padding_free", lambda model: False)
-        monkeypatch.setattr("r2anker_hf.rankers.use_padding_free", lambda model: False)
+def test_the_gradient_is_that_of_the_maximum_written_out(tiny_model, tmp_path, objective, path):
     made, features, batch = training(tiny_model, tmp_path, **OBJECTIVES[objective], **PATHS[path])
     assert batch["windows"].max() == 3 and (batch["windows"] > 0).sum() == batch["mask"].sum()
     loss = made.training_step(made.model, batch)
@@ -236,9 +239,7 @@ def test_the_gradient_is_that_of_the_maximum_written_out(tiny_model, tmp_path, o
 @pytest.mark.parametrize("path", PATHS)
 def test_the_order_of_windows_changes_nothing(tiny_model, tmp_path, path):
     made, _, batch = training(tiny_model, tmp_path, **PATHS[path])
-    turned = {
-        name: values.copy() if isinstance(values, np.ndarray) else values.clone() for name, values in batch.items()
-    }
+    turned = copy.deepcopy(batch)
     for query, counts in enumerate(batch["windows"]):
         ends = np.cumsum(counts)
         order = np.concatenate([np.arange(end - count, end)[::-1] for end, count in zip(ends, counts, strict=True)])
@@ -258,9 +259,8 @@ def test_short_documents_train_to_the_last_bit_as_with_one_window(tiny_model, tm
     for most in (1, 7):
         made, _, batch = training(tiny_model, tmp_path, max_length=32, max_windows=most)
         loss = made.training_step(made.model, batch)
-        results.append(
-            (loss.item(), batch.keys(), *(gradient.tolist() for gradient in gradients(made.model).values()))
-        )
+        learnt = [gradient.tolist() for gradient in gradients(made.model).values()]
+        results.append((loss.item(), list(batch), learnt))
     assert results[0] == results[1]
 
 
@@ -293,23 +293,22 @@ def test_recipes_train_choose_and_rerank_by_windows(finished, tmp_path, monkeypa
 
     from r2anker_hf.run import Run
 
-    seen = []
-    rerank = CrossEncoderRanker.rerank
-    monkeypatch.setattr(
-        CrossEncoderRanker,
-        "rerank",
-        lambda self, *a, **k: seen.append(self.encoder.max_windows) or rerank(self, *a, **k),
-    )
+    seen, rerank = [], CrossEncoderRanker.rerank
+
+    def noted(self, *arguments, **options):
+        seen.append(self.encoder.max_windows)
+        return rerank(self, *arguments, **options)
+
+    monkeypatch.setattr(CrossEncoderRanker, "rerank", noted)
     options = {"negatives": finished / "negatives", "model": finished / "ranker", "output_dir": tmp_path / "ranker"}
+    options |= {"max_length": 24, "max_windows": 3, "held_out": 2, "max_steps": 1, "num_negatives": 2}
     options |= {
-        "max_length": 24,
-        "max_windows": 3,
-        "held_out": 2,
-        "max_steps": 1,
-        "num_negatives": 2,
         "use_cpu": "true",
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
     }
-    options |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
     run("train_ranker", "RankerConfig ListwiseConfig", **options, report_to="none", mixed_precision="no")
     assert seen == [3]  # what chose the checkpoint
     common = {"ranker": tmp_path / "ranker", "collection": finished / "toy", "depth": 4}

@@ -43,6 +43,7 @@ def load_ranker(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
     prompt: str | None = None,
+    max_windows: int | None = None,
 ) -> Reranker:
     """Any cross-encoder: by `CrossEncoderRanker` where that scores as sentence-transformers does, else by the latter.
 
@@ -54,16 +55,21 @@ def load_ranker(
         dtype: precision of the forward pass.
         device: where it runs; default a GPU where there is one.
         prompt: see `ForeignRanker`.
+        max_windows: windows of a long document; default what the ranker was trained with, else 1.
 
     Raises:
-        InputError: neither can load it; it is a bi-encoder; it has several labels.
+        InputError: neither can load it; it is a bi-encoder; it has several labels; windows for another library.
     """
     if not Path(model).is_dir():
         revision = resolved(str(model), revision)
     given = {"max_length": max_length, "batch_size": batch_size, "dtype": dtype, "device": device}
     reason = foreign_because(model, revision, prompt)
     if reason is None:
-        return CrossEncoderRanker.from_pretrained(model, revision, **given)
+        return CrossEncoderRanker.from_pretrained(model, revision, max_windows=max_windows, **given)
+    if (max_windows or 1) > 1:
+        raise InputError(
+            f"{model}: max_windows is {max_windows}, but {LIBRARY} scores it, since {reason}: leave it out"
+        )
     if is_main_process():
         print(f"{model}: scored by {LIBRARY}, since {reason}")
     return ForeignRanker.from_pretrained(model, revision, prompt=prompt, **given)

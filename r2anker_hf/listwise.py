@@ -18,7 +18,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, has_length
 
 from .attention import override_dropout, use_matmul_attention
-from .collator import GroupedListwiseCollator, Text
+from .collator import GroupedListwiseCollator, Text, window_places
 from .gradient_cache import bytes_a_token, cached_backward
 from .groups import as_groups
 from .health import COLLAPSED, Health, training_flops
@@ -334,7 +334,10 @@ class ListwiseTrainer(Trainer):
         return CrossEncoderRanker(model, encoder.tokenizer, encoder.max_length, encoder.max_query_length)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean over the batch's queries of each group's softmax cross-entropy, or divergence from fused scores."""
+        """Mean over the batch's queries of each group's softmax cross-entropy, or divergence from fused scores.
+
+        A document's score is that of its best window, through which its gradient flows.
+        """
         groups = _Groups(model, inputs, self._forward_tokens)
         scores = groups.scattered(torch.cat([chunk() for chunk in groups.chunks]))
         if model.training:
@@ -535,7 +538,7 @@ def _ranker(
 
 
 class _Groups:
-    """A batch of groups as chunks of pairs of like length.
+    """A batch of groups as chunks of pairs of like length; each window of a document is a pair.
 
     Args:
         model: a sequence classifier with one label.
@@ -548,19 +551,31 @@ class _Groups:
         self.labels, self.mask, self.sources = rest.pop("labels", None), rest.pop("mask"), rest.pop("sources", None)
         self.relevant = rest.pop("relevant", None)
         lengths = rest.pop("lengths").ravel()
-        places = np.flatnonzero(lengths)  # of the documents, in [queries * list_size]
+        counts = rest.pop("windows", lengths > 0).ravel()  # of the documents, in [queries * list_size]
+        places = np.flatnonzero(lengths)  # of the pairs, in [queries * windows of a query]
         self.lengths = lengths[places]
         self.parts = batches(self.lengths, tokens)
-        self.rows = moved(places[np.concatenate(self.parts)], self.mask.device)
+        order = np.concatenate(self.parts)
+        self.rows = moved(places[order], self.mask.device)
+        self.slots, self.windows = self.rows, int(counts.max())
+        if self.windows > 1:
+            owners, numbers = window_places(counts)
+            self.slots = moved((owners * self.windows + numbers)[order], self.mask.device)
         flat = {name: values.flatten(0, 1) for name, values in rest.items()}
         rows = self.rows.split([len(part) for part in self.parts])
         sizes = [self.lengths[part] for part in self.parts]
         self.chunks = [partial(_score, model, flat, *chunk) for chunk in zip(rows, sizes, strict=True)]
 
     def scattered(self, logits: torch.Tensor) -> torch.Tensor:
-        """The [pairs] logits of all chunks as [queries, list_size], 0 where there is no document."""
-        scores = torch.zeros(self.mask.numel(), dtype=logits.dtype, device=logits.device)
-        return scores.index_copy(0, self.rows, logits).view(self.mask.shape)
+        """The [pairs] logits of all chunks as [queries, list_size], 0 where there is no document.
+
+        A document has the highest logit of its windows. Windows that tie for it share the gradient, so that their
+        order changes nothing.
+        """
+        if self.windows == 1:
+            return logits.new_zeros(self.mask.numel()).index_copy(0, self.slots, logits).view(self.mask.shape)
+        scores = logits.new_full((self.mask.numel() * self.windows,), -torch.inf).index_copy(0, self.slots, logits)
+        return scores.view(*self.mask.shape, self.windows).amax(dim=-1).masked_fill(self.mask == 0, 0.0)
 
 
 def _score(model, flat: Mapping[str, torch.Tensor], rows: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:

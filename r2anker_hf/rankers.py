@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from .collator import PairEncoder, Text
+from .collator import PairEncoder, Text, window_places
 from .collection import Collection
 from .files import remove_others
 from .fingerprints import fingerprint, fingerprint_of, tokenizer_fingerprint, weights_fingerprint
@@ -87,6 +90,8 @@ class Reranker(ABC):
             processes().wait_for_everyone()  # nobody removes what another still reads
         return Run(lists, name=f"{run.name}+ranker")
 
+    max_windows: int = 1  # windows of a long document; the best of them counts
+
     @property
     @abstractmethod
     def max_length(self) -> int:
@@ -106,6 +111,8 @@ class Reranker(ABC):
 class CrossEncoderRanker(Reranker):
     """A cross-encoder that scores (query, document) pairs (R2ANKER, Eq. 1); scores are raw logits.
 
+    The score of a document that is read in several windows is the highest of theirs (MaxP; Dai and Callan 2019).
+
     Args:
         model: sequence classifier with one label.
         tokenizer: its fast tokenizer.
@@ -115,6 +122,8 @@ class CrossEncoderRanker(Reranker):
             same number of tokens. Default by device.
         dtype: precision of the forward pass; `torch.bfloat16` is several times faster on hardware that has it, at
             about two correct digits, so measured figures use float32.
+        max_windows: windows of a document that is longer than its room, overlapping by half; 1 truncates (see
+            `PairEncoder`). Only documents that long take more time.
     """
 
     def __init__(
@@ -125,12 +134,13 @@ class CrossEncoderRanker(Reranker):
         max_query_length: int | None = None,
         batch_size: int | None = None,
         dtype: torch.dtype = torch.float32,
+        max_windows: int = 1,
     ):
         if model.config.num_labels != 1:
             raise InputError(f"{model.name_or_path}: a ranker has one label, this model has {model.config.num_labels}")
         self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
         self.batch_size = batch_size or default_batch_size(model.device)
-        self.encoder = PairEncoder(tokenizer, max_length, max_query_length)
+        self.encoder = PairEncoder(tokenizer, max_length, max_query_length, max_windows)
         use_padding_free(model)
 
     @classmethod
@@ -143,6 +153,7 @@ class CrossEncoderRanker(Reranker):
         fresh_head: bool = False,
         seed: int = 42,
         device: str | torch.device | None = None,
+        max_windows: int | None = None,
         **kwargs: Any,
     ) -> CrossEncoderRanker:
         """Load a ranker from a folder or the Hub, or any encoder to train one from; its weights become float32.
@@ -157,6 +168,7 @@ class CrossEncoderRanker(Reranker):
             fresh_head: allow (and expect) a checkpoint without a trained classification head.
             seed: of a fresh head's weights.
             device: where it runs; default a GPU where there is one.
+            max_windows: windows of a long document; default what the ranker was trained with, else 1.
             kwargs: to `CrossEncoderRanker`.
 
         Raises:
@@ -174,11 +186,17 @@ class CrossEncoderRanker(Reranker):
         max_length = max_length or limits.get("max_length") or min(MAX_LENGTH, positions(loaded) or MAX_LENGTH)
         check_length(loaded, max_length, model)
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-        return cls(loaded, tokenizer, max_length, max_query_length or query_limit(limits, tokenizer), **kwargs)
+        max_query_length = max_query_length or query_limit(limits, tokenizer)
+        max_windows = limits.get("max_windows", 1) if max_windows is None else max_windows
+        return cls(loaded, tokenizer, max_length, max_query_length, max_windows=max_windows, **kwargs)
 
     @property
     def max_length(self) -> int:
         return self.encoder.max_length
+
+    @property
+    def max_windows(self) -> int:  # type: ignore[override]
+        return self.encoder.max_windows
 
     def rank(
         self,
@@ -259,7 +277,7 @@ class CrossEncoderRanker(Reranker):
         total: int | None = None,
         batch_size: int | None = None,
     ) -> np.ndarray:
-        """Score (query, document) text pairs.
+        """Score (query, document) text pairs, each by the best of its windows.
 
         Args:
             pairs: any number of them, also a generator; `BUFFER` are held at a time.
@@ -282,13 +300,31 @@ class CrossEncoderRanker(Reranker):
                 scores.append(self._score_buffer(buffer, bar, size))
         return np.concatenate(scores) if scores else np.zeros(0, np.float32)
 
+    def rerank(
+        self,
+        run: Run,
+        collection: Collection,
+        depth: int = 1000,
+        progress: bool = False,
+        folder: str | os.PathLike | None = None,
+        max_windows: int | None = None,
+    ) -> Run:
+        """As every ranker's, with `max_windows` windows of a long document; default the ranker's own.
+
+        Every text is tokenised once, before the first batch. Windows are slices of a document's tokens, batched as any
+        other pair; a document stays in one shard.
+        """
+        ranker = self if max_windows is None else self._with_windows(max_windows)
+        return super(CrossEncoderRanker, ranker).rerank(run, collection, depth, progress, folder)
+
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write safetensors, tokenizer and configuration.
 
         transformers, sentence-transformers' CrossEncoder (5.1 and 6) and `from_pretrained` load the folder and give
         the same scores: the Identity activation stands in all three places that loaders read, the tokenizer has its
-        real class and explicit input names, and `model_max_length` is this ranker's. With a `max_query_length`, which
-        they do not know, their scores of longer queries differ, and a warning says so.
+        real class and explicit input names, and `model_max_length` is this ranker's. They know neither a
+        `max_query_length` nor `max_windows`: with these, their scores of longer queries and documents differ, and a
+        warning says so. Of a document of several windows they score the first only.
         """
         save_ranker(self.model, self.encoder, folder)
 
@@ -338,36 +374,40 @@ class CrossEncoderRanker(Reranker):
                 raise InputError(f"{repo_id}: not pushed: {str(error).strip().splitlines()[0]}") from error
 
     def fingerprint(self) -> str:
-        """Hash of all that decides the scores of given texts: weights, configuration, tokenizer, lengths, precision.
+        """Hash of all that decides the scores of given texts: weights, configuration, tokenizer, limits, precision.
 
         Where the model runs is a part of it, since devices round differently; the batch size is not.
         """
         config = {name: value for name, value in self.model.config.to_dict().items() if name not in NOT_COMPUTED_WITH}
         stated = json.dumps(config, sort_keys=True, default=str)
         weights = weights_fingerprint(self.model, (type(self.model).__name__, stated))
-        lengths = self.encoder.max_length, self.encoder.max_query_length
+        limits: tuple[int | None, ...] = (self.encoder.max_length, self.encoder.max_query_length)
+        if self.encoder.max_windows > 1:  # one window is what all rankers had before there was a choice
+            limits += (self.encoder.max_windows,)
         return fingerprint(
-            weights, tokenizer_fingerprint(self.tokenizer), lengths, str(self.dtype), self.model.device.type
+            weights, tokenizer_fingerprint(self.tokenizer), limits, str(self.dtype), self.model.device.type
         )
+
+    def _with_windows(self, max_windows: int) -> CrossEncoderRanker:
+        """The same ranker with other windows; the model is shared."""
+        other = copy.copy(self)
+        other.encoder = replace(self.encoder, max_windows=max_windows)
+        return other
 
     def _scores(
         self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, kept: bool, progress: bool
     ) -> np.ndarray:
         # every text is tokenised once, before the first batch
         queries, documents = self._tokenised(keys, collection, folder / "tokens")
-        lengths = self.encoder.lengths(
-            np.array([len(queries[query_id]) for query_id, _ in keys]),
-            np.array([documents.length(doc_id) for _, doc_id in keys]),
-        )
+        sizes = np.array([(len(queries[q]), documents.length(d)) for q, d in keys], dtype=np.int64).reshape(-1, 2)
         # by the device's default batch size, so that one who runs out of memory goes on with a smaller one
         size = SHARD * default_batch_size(self.model.device) * self.encoder.max_length
-        shards = batches(lengths, size)
+        shards = batches(self.encoder.lengths(*sizes.T) * self.encoder.windows(*sizes.T), size)
         source = once(lambda: self._source(keys, queries, documents, size)) if kept else "0"
 
         def score(shard: np.ndarray) -> np.ndarray:
-            parts = batches(lengths[shard], self.batch_size * self.encoder.max_length)
-            pairs = ([(queries[q], documents[d]) for q, d in (keys[i] for i in shard[part])] for part in parts)
-            return self._logits(pairs)
+            pairs = [keys[place] for place in shard]
+            return self._best(sizes[shard], partial(_texts, queries, documents, pairs), self.batch_size)
 
         return in_shards(score, shards, folder, source, kept, progress)
 
@@ -393,16 +433,28 @@ class CrossEncoderRanker(Reranker):
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         tokens = dict(zip(texts, encode(self.tokenizer, texts), strict=True))
         sizes = np.array([[len(tokens[text]) for text in pair] for pair in pairs])
-        parts = batches(self.encoder.lengths(*sizes.T), batch_size * self.encoder.max_length)
-        scores = np.empty(len(pairs), np.float32)
-        logits = self._logits([(tokens[pairs[i][0]], tokens[pairs[i][1]]) for i in part] for part in parts)
-        scores[np.concatenate(parts)] = logits
+        scores = self._best(sizes, lambda place: (tokens[pairs[place][0]], tokens[pairs[place][1]]), batch_size)
         bar.update(len(pairs))
         return scores
 
+    def _best(self, sizes: np.ndarray, pair: Callable[[int], tuple[Text, Text]], batch_size: int) -> np.ndarray:
+        """[pairs] scores, each the highest of the pair's windows.
+
+        Args:
+            sizes: [pairs, 2] tokens of query and document.
+            pair: token ids of both by the pair's place, read batch by batch.
+            batch_size: pairs of full length that go through the model at once.
+        """
+        owners, numbers = window_places(self.encoder.windows(*sizes.T))
+        parts = batches(self.encoder.lengths(*sizes.T)[owners], batch_size * self.encoder.max_length)
+        logits = self._logits([(*pair(owners[place]), numbers[place]) for place in part] for part in parts)
+        scores = np.full(len(sizes), -np.inf, np.float32)
+        np.maximum.at(scores, owners[np.concatenate(parts)], logits)
+        return scores
+
     @torch.no_grad()  # in inference mode autocast would cast the weights anew for every batch
-    def _logits(self, parts: Iterable[Sequence[tuple[Text, Text]]]) -> np.ndarray:
-        """Logits of batches of pairs, one after the other."""
+    def _logits(self, parts: Iterable[Sequence[tuple]]) -> np.ndarray:
+        """Logits of batches of pairs, one after the other: query, document and perhaps the window's number."""
         device = self.model.device
         self.model.eval()
         logits = []
@@ -462,6 +514,14 @@ def in_shards(
     for shard, path in zip(shards, paths, strict=True):
         scores[shard] = np.load(path)
     return scores
+
+
+def _texts(
+    queries: Mapping[str, list[int]], documents: Tokens, keys: Sequence[tuple[str, str]], place: int
+) -> tuple[list[int], np.ndarray]:
+    """Token ids of the query and the document at a place of (query id, document id)."""
+    query_id, doc_id = keys[place]
+    return queries[query_id], documents[doc_id]
 
 
 def default_batch_size(device: torch.device) -> int:

@@ -26,7 +26,8 @@ def save_ranker(
 ) -> None:
     """Write safetensors, tokenizer and configuration of a sequence classifier with one label.
 
-    Other loaders know no `max_query_length`: with one, their scores of longer queries differ, and a warning says so.
+    Other loaders know neither `max_query_length` nor `max_windows`: with these, their scores of longer queries and
+    documents differ, and a warning says so.
 
     Args:
         model: its class and configuration, and its weights.
@@ -42,6 +43,9 @@ def save_ranker(
     if encoder.max_query_length is not None:
         limit = encoder.max_query_length
         warnings.warn(f"{folder}: other loaders do not cut queries at max_query_length {limit}", stacklevel=3)
+    if encoder.max_windows > 1:
+        note = f"other loaders read the first of max_windows {encoder.max_windows} only"
+        warnings.warn(f"{folder}: {note}", stacklevel=3)
     model.config.r2anker = written_limits(encoder)
     model.config.id2label, model.config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
     model.save_pretrained(folder, state_dict=state_dict)
@@ -60,7 +64,11 @@ def save_files(encoder: PairEncoder, folder: str | os.PathLike) -> None:
 def written_limits(encoder: PairEncoder) -> dict[str, Any]:
     """What config.json says of how pairs are cut; `rankers.query_limit` reads it."""
     limits: dict[str, Any] = {"truncation": "longest_first", "max_length": encoder.max_length}
-    return limits if encoder.max_query_length is None else {**limits, "max_query_length": encoder.max_query_length}
+    if encoder.max_query_length is not None:
+        limits["max_query_length"] = encoder.max_query_length
+    if encoder.max_windows > 1:
+        limits["max_windows"] = encoder.max_windows
+    return limits
 
 
 def write_activation(folder: Path) -> None:

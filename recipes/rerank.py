@@ -34,6 +34,13 @@ class RerankingConfig:
     use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})
     collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
     depth: int = field(default=1000, metadata={"help": "Documents reranked a query (the paper: 1000)."})
+    max_windows: int | None = field(
+        default=None,
+        metadata={
+            "help": "Windows of a passage too long for a pair; they overlap by half, and the best score counts. "
+            "Only such passages take longer. 1 truncates. Default: as the ranker was trained."
+        },
+    )
     batch_size: int | None = field(
         default=None, metadata={"help": "Pairs of full length scored at once (more short ones); default by device."}
     )
@@ -92,6 +99,7 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
         config.ranker_revision,
         max_length=config.max_length,
         prompt=config.prompt,
+        max_windows=config.max_windows,
         batch_size=config.batch_size,
         dtype=getattr(torch, config.dtype),
         device=state.device,

@@ -106,6 +106,7 @@ def teacher_facts(config: TeachingConfig, ranker: Reranker, folder: Path) -> dic
     settings = {"ranker": stated, "depth": config.depth, "max_length": ranker.max_length, "dtype": config.dtype}
     library = inputs.get("ranker scored by")
     given = {"prompt": config.prompt, "scored_by": library and f"{library} {version(library)}"}
+    given["max_windows"] = ranker.max_windows if ranker.max_windows > 1 else None
     return {"settings": {**settings, **{name: value for name, value in given.items() if value is not None}}}
 
 

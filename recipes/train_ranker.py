@@ -76,6 +76,13 @@ class RankerConfig:
     max_query_length: int | None = field(
         default=None, metadata={"help": "Tokens kept of a query; default all. Other loaders know no such limit."}
     )
+    max_windows: int = field(
+        default=1,
+        metadata={
+            "help": "Windows of a passage too long for a pair; they overlap by half, and the best score counts. "
+            "Take as many as most passages need. 1 truncates. The ranker keeps it; other loaders read one window."
+        },
+    )
     lora_rank: int = field(
         default=0, metadata={"help": "Rank of low-rank adapters, merged into the saved ranker; 0 trains all weights."}
     )
@@ -196,6 +203,7 @@ def train(config: RankerConfig, training: ListwiseConfig, dev: tuple[Collection,
         fresh_head=True,
         seed=training.seed,
         device=training.device,
+        max_windows=config.max_windows,
         dtype=torch.bfloat16 if training.bf16 else torch.float32,
     )
     if config.lora_rank:

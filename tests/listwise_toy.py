@@ -35,10 +35,11 @@ def text(doc_id: str) -> str:
     return f"the {WORDS[number]} " + "and the list of values " * (number % 4)
 
 
-def trainer(model: str, output_dir: str, **options) -> ListwiseTrainer:
+def trainer(model: str, output_dir: str, max_length: int = 32, max_windows: int = 1, **options) -> ListwiseTrainer:
     """A trainer on the toy rows whose log holds the loss of every step."""
     torch.manual_seed(0)  # the fresh head
-    ranker = CrossEncoderRanker.from_pretrained(model, fresh_head=True, max_length=32, device="cpu")
+    lengths = {"max_length": max_length, "max_windows": max_windows}
+    ranker = CrossEncoderRanker.from_pretrained(model, fresh_head=True, device="cpu", **lengths)
     settings = {"learning_rate": 1e-3, "num_train_epochs": 2, "num_negatives": 4, "mixed_precision": "no"}
     settings |= {"logging_steps": 1, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
     config = ListwiseConfig(output_dir=output_dir, **settings | options)

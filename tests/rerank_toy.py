@@ -25,7 +25,8 @@ def first_stage() -> Run:
 if __name__ == "__main__":
     model, folder = sys.argv[1], Path(sys.argv[2])
     rankers.SHARD, rankers.BATCH_SIZE = 1, {"cpu": 2}
-    ranker = rankers.CrossEncoderRanker.from_pretrained(model, max_length=40, batch_size=2, device="cpu")
+    options = {"max_length": 24, "max_windows": 3, "batch_size": 2}  # half of the documents are longer
+    ranker = rankers.CrossEncoderRanker.from_pretrained(model, device="cpu", **options)
     if len(sys.argv) > 3:
         save, left = rankers._save, iter(range(int(sys.argv[3])))
 

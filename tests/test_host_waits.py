@@ -65,8 +65,11 @@ def test_the_simulated_device_lets_the_rest_pass():
     assert not found
 
 
+WINDOWS = {"max_length": 12, "max_windows": 3}
+
+
 @pytest.mark.parametrize("objective", ["labels", "retrievers"])
-@pytest.mark.parametrize("options", [{}, {"memory_budget": 1.0}, {"gradient_checkpointing": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"memory_budget": 1.0}, {"gradient_checkpointing": True}, WINDOWS], ids=str)
 def test_a_listwise_step(tiny_model, tmp_path, objective, options):
     trained = listwise_toy.trainer(str(tiny_model), str(tmp_path), objective=objective, **options)
     trained.chunk_tokens = 96  # several chunks

@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fingerprints": set(),
     "names": set(),
     "tokens": {"fingerprints", "processes"},
-    "collator": {"tokens"},
+    "collator": {"tokens", "ranges"},
     "ranges": set(),
     "endings": set(),
     "shipped": {"records"},

@@ -169,7 +169,8 @@ def test_a_model_without_a_trained_head_is_for_training_alone(tiny_model, tmp_pa
 
 
 OTHER_RUNS = ("weights", "one weight", "head count", "text of a document", "text of a query", "max_length")
-OTHER_RUNS += ("max_query_length", "dtype", "depth", "tokenizer", "documents", "shards of another version")
+OTHER_RUNS += ("max_query_length", "max_windows", "dtype", "depth", "tokenizer", "documents")
+OTHER_RUNS += ("shards of another version",)
 
 
 @pytest.mark.parametrize("other", OTHER_RUNS)
@@ -212,7 +213,7 @@ def test_a_folder_gives_no_score_of_another_run(tiny_model, tmp_path, other, mon
     assert names == {path.name for path in (tmp_path / "fresh").glob("scores-0*")}  # the others were removed
 
 
-LIMITS = {"max_length": 20, "max_query_length": 2}
+LIMITS = {"max_length": 20, "max_query_length": 2, "max_windows": 3}
 
 
 def test_another_batch_size_goes_on_with_the_scores_that_are_there(tiny_model, tmp_path, monkeypatch):

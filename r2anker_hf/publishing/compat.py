@@ -148,7 +148,7 @@ def _old_pooling(path: Path) -> dict[str, Any]:
 
 
 def _check_ranker(folder: Path) -> None:
-    ranker = CrossEncoderRanker.from_pretrained(folder, device="cpu")
+    ranker = CrossEncoderRanker.from_pretrained(folder, device="cpu", max_windows=1)  # what others read
     scores = {"r2anker_hf": ranker.score(PAIRS), "transformers": _by_transformers(folder, PAIRS)}
     try:
         from sentence_transformers import CrossEncoder

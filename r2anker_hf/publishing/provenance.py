@@ -34,6 +34,7 @@ SETTINGS = (
     *(
         "max_length",
         "max_query_length",
+        "max_windows",
         "use_titles",
         "freeze_embeddings",
         "temperature",
@@ -56,7 +57,7 @@ SETTINGS = (
 _OF_SPLADE = ("head_steps", "query_flops", "document_flops")
 # Not worth a line of a card: they say that an option was not used.
 _UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": ["train"]}
-_UNUSED |= {"stage2_from": "stage1", "leave_out_suspects": False, "mixture_temperature": 1.0}
+_UNUSED |= {"stage2_from": "stage1", "leave_out_suspects": False, "mixture_temperature": 1.0, "max_windows": 1}
 
 
 @dataclass(frozen=True)

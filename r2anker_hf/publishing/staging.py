@@ -284,8 +284,8 @@ def _model_facts(kind: str, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"architecture": config["architectures"][0], "parameters": _parameters(folder)}
     if kind == "ranker":
         ranker = CrossEncoderRanker.from_pretrained(folder, device="cpu")
-        limits = {"max_length": ranker.encoder.max_length, "max_query_length": ranker.encoder.max_query_length}
-        return {"form": "ranker", **facts, **limits}
+        names = ("max_length", "max_query_length", "max_windows")
+        return {"form": "ranker", **facts, **{name: getattr(ranker.encoder, name) for name in names}}
     model = load_retriever(folder)
     form = "splade" if is_sparse(folder) else "dense"
     size = {"dimension": model.get_embedding_dimension(), "similarity": model.similarity_fn_name}

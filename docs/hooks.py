@@ -1,4 +1,4 @@
-"""Hooks of the site's build: pages from beside docs/, notebooks as pages, links that hold on the site and in the files.
+"""Hooks of the site: pages from beside docs/, notebooks as pages, links that hold on the site and in the files.
 
 Every link in these files is relative and leads to a file of the repository. On the site a file that is no page has no
 address, so the link to it becomes its plain text.
@@ -64,7 +64,7 @@ def links_for_site(markdown: str, page: str) -> str:
         markdown: text with links between files of the repository.
         page: the page's path on the site: below docs/, or one of `TAKEN`.
 
-    >>> links_for_site("[a](../../recipes/LOG.md#top), [b](../notebooks/c.ipynb), [d](../../setup.py)", "tasks/train.md")
+    >>> links_for_site("[a](../../recipes/LOG.md#top), [b](../notebooks/c.ipynb), [d](../../setup.py)", "tasks/x.md")
     '[a](../recipes/LOG.md#top), [b](../notebooks/c.md), d'
     """
     source = page if page in TAKEN else f"docs/{page}"

@@ -1,6 +1,9 @@
 """Protects the pages: their commands parse, their Python runs, their links lead somewhere, and the site is built."""
 
+import doctest
 import importlib.util
+import json
+import re
 
 import pytest
 from pages import LINK, NOTEBOOKS, PAGES, REPOSITORY, anchors, commands, name, sentences, snippets, text, without_code
@@ -28,6 +31,12 @@ def test_every_command_is_one_that_its_recipe_takes(page, monkeypatch):
 
 def test_commands_are_found_at_all():
     assert {stage for page in PAGES for stage, _ in commands(page)} >= {"retrieve", "train_ranker", "verify", "score"}
+
+
+def test_every_recipe_stands_in_the_table():
+    table = text(REPOSITORY / "recipes/README.md")
+    scripts = [path.name for kind in ("*.py", "*.sh") for path in (REPOSITORY / "recipes").glob(kind)]
+    assert scripts and [script for script in scripts if f"`{script}`" not in table] == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if name(page).startswith("docs/tasks")], ids=name)
@@ -60,8 +69,30 @@ def test_every_page_stands_in_the_site():
     assert [path for path in paths if f" {path}\n" not in site] == []
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_notebooks_run_from_top_to_bottom(notebook, tiny_model, minilm, tmp_path):
+    """At toy size: what the cell of parameters sets is replaced, but for nothing that it does not set."""
+    names, toy = {}, {"MODEL": tiny_model, "PASSAGES": 80, "STEPS": 2, "OUT": tmp_path}
+    for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{name(notebook)}[{number}]", "exec"), names)
+        if "parameters" in cell["metadata"].get("tags", ()):
+            names |= {key: value for key, value in toy.items() if key in names}
+    assert names["MODEL"] == tiny_model and any(tmp_path.iterdir())
+
+
+def test_notebooks_hold_their_outputs_and_no_path():
+    for notebook in NOTEBOOKS:
+        cells = [
+            cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"
+        ]
+        assert sum(bool(cell["outputs"]) for cell in cells) > len(cells) / 2
+        assert not re.search(r"/(home|root|tmp|work)/", json.dumps([cell["outputs"] for cell in cells]))
+
+
 def test_links_of_the_site():
     links, pages = hooks().links_for_site, hooks().TAKEN
+    assert doctest.testmod(hooks()).failed == 0
     assert all((REPOSITORY / page).is_file() for page in pages)
     said = "[a](LOG.md#x) [b](../docs/tasks/train.md) [c](run.sh) ![d](retrieval_costs.png) `[e](run.sh)`"
     done = "[a](LOG.md#x) [b](../tasks/train.md) c ![d](retrieval_costs.png) `e`"

@@ -27,7 +27,7 @@ def test_python(tiny_model, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "bm25+ranker against bm25, MRR@10" in printed
     # what the README says it prints, but for the figures of another ranker
-    (shown,) = (block for block in snippets(README, "") if "bm25+ranker" in block)
+    (shown,) = (block for block in snippets(README, "text") if "bm25+ranker" in block)
     assert [line.split()[:1] for line in shown.splitlines()] == [line.split()[:1] for line in printed.splitlines()]
     (bm25,) = (line for line in shown.splitlines() if line.startswith("bm25 "))
     (measured,) = (line for line in printed.splitlines() if line.startswith("bm25 "))

@@ -23,6 +23,7 @@ LOWEST_TESTS := $(foreach name,bm25 candidates collator collection compat config
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
+DOCS_INSTALLED := $(VENV)/.installed-docs
 TYPED := $(foreach module,records run collection measures evaluation,$(wildcard r2anker_hf/$(module).py))
 PYTEST = $(BIN)/python -m pytest --timeout 1200
 
@@ -60,6 +61,10 @@ $(INSTALLED): setup.py constraints.txt
 
 $(DEV_INSTALLED): $(INSTALLED)
 	$(call PIP_INSTALL,dev)
+	@touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(call PIP_INSTALL,docs)
 	@touch $@
 
 .PHONY: demo
@@ -115,11 +120,17 @@ format: install ## let ruff put rules and layout right
 types: $(DEV_INSTALLED) ## mypy on the part without tensors
 	$(BIN)/mypy $(TYPED)
 
+# mkdocs-material advertises its successor otherwise.
+.PHONY: docs
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(DOCS_INSTALLED) ## the documentation site, into site/; a link that leads nowhere is an error
+	$(BIN)/mkdocs build --strict --quiet
+
 .PHONY: docker
 docker: ## build the image r2anker_hf; DOCKER_ARGS='--build-arg FAISS=gpu' for GPUs
 	docker build --tag r2anker_hf $(DOCKER_ARGS) .
 
 .PHONY: clean
 clean: ## remove builds and caches; environments and out stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find r2anker_hf recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +

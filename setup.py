@@ -54,6 +54,14 @@ EXTRAS = {
         "ruff>=0.17,<0.18",
     ],
 }
+# The site of `make docs`. mkdocs 2 drops plugins, which the other two are.
+EXTRAS["docs"] = [
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.7,<10",
+    "mkdocstrings>=1.0.7,<2",
+    "mkdocstrings-python>=2,<3",
+    "ruff>=0.17,<0.18",  # lays the signatures out
+]
 EXTRAS["dev"] = [*EXTRAS["test"], "mypy>=2,<3", "pre-commit>=4,<5", "types-PyYAML", "types-tqdm"]
 
 PACKAGES = find_packages(include=["r2anker_hf", "r2anker_hf.*"])

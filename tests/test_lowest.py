@@ -7,7 +7,7 @@ import tomllib
 import pytest
 from lowest import ROOT, lowest, metadata, normalised, requirements, tried
 
-REQUIREMENTS = requirements("cpu", "demo", "test")
+REQUIREMENTS = requirements("cpu", "demo", "test", "docs")
 
 
 def text(name):

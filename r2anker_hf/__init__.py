@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from . import processes as processes  # whatever of us a launch imports, it leaves its group at the end
 
 if TYPE_CHECKING:
-    from .collator import GroupedListwiseCollator
-    from .collection import load_collection
-    from .evaluation import evaluate
-    from .fusion import fuse
-    from .listwise import ListwiseConfig, ListwiseTrainer
+    from .collection.collection import load_collection
+    from .evaluation.evaluation import evaluate
+    from .evaluation.fusion import fuse
     from .negatives.candidates import load_candidates
-    from .rankers import CrossEncoderRanker
+    from .rankers.collator import GroupedListwiseCollator
+    from .rankers.listwise import ListwiseConfig, ListwiseTrainer
+    from .rankers.ranker import CrossEncoderRanker
     from .retrievers.bm25 import BM25Retriever
     from .retrievers.dense import DenseRetriever
     from .retrievers.splade import SpladeRetriever
@@ -28,17 +28,17 @@ __version__ = "0.1.0"
 # The same imports as above, for the interpreter; a test compares both.
 _MODULES = {
     "BM25Retriever": "retrievers.bm25",
-    "CrossEncoderRanker": "rankers",
+    "CrossEncoderRanker": "rankers.ranker",
     "DenseRetriever": "retrievers.dense",
-    "GroupedListwiseCollator": "collator",
-    "ListwiseConfig": "listwise",
-    "ListwiseTrainer": "listwise",
+    "GroupedListwiseCollator": "rankers.collator",
+    "ListwiseConfig": "rankers.listwise",
+    "ListwiseTrainer": "rankers.listwise",
     "Run": "run",
     "SpladeRetriever": "retrievers.splade",
-    "evaluate": "evaluation",
-    "fuse": "fusion",
+    "evaluate": "evaluation.evaluation",
+    "fuse": "evaluation.fusion",
     "load_candidates": "negatives.candidates",
-    "load_collection": "collection",
+    "load_collection": "collection.collection",
 }
 __all__ = [
     "BM25Retriever",

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from r2anker_hf.attention import use_matmul_attention
 from r2anker_hf.config import run_recipe
+from r2anker_hf.models.attention import use_matmul_attention
 
 
 @dataclass

@@ -14,10 +14,10 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 
-from r2anker_hf.collator import GroupedListwiseCollator
 from r2anker_hf.config import run_recipe
-from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.collator import GroupedListwiseCollator
+from r2anker_hf.rankers.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 
 
 @dataclass

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2anker_hf.collection import Collection, Corpus
+from r2anker_hf.collection.collection import Collection, Corpus
 from r2anker_hf.negatives.candidates import Mining, write_manifest, write_shards
 from r2anker_hf.run import RunFile
 

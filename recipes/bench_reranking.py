@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from r2anker_hf.collection import load_collection
+from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.config import run_recipe
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.run import Run
 
 

@@ -26,12 +26,12 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, TrainerCallback
 
-from r2anker_hf.collator import GroupedListwiseCollator
-from r2anker_hf.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
-from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
 from r2anker_hf.ranges import COUNT
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.collator import GroupedListwiseCollator
+from r2anker_hf.rankers.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 
 
 @dataclass

@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from r2anker_hf.agreement import agreement
-from r2anker_hf.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
+from r2anker_hf.evaluation.measures import evaluate_run, means, parse_measure
 from r2anker_hf.files import write_whole
-from r2anker_hf.measures import evaluate_run, means, parse_measure
-from r2anker_hf.milestones import Seen, rankers_of
-from r2anker_hf.precision import scoring_dtype
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.models.precision import scoring_dtype
+from r2anker_hf.rankers.agreement import agreement
+from r2anker_hf.rankers.milestones import Seen, rankers_of
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import run_stage

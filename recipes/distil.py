@@ -20,10 +20,10 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from r2anker_hf.config import run_recipe
-from r2anker_hf.foreign import load_ranker
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.negatives.suspects import Examined
 from r2anker_hf.negatives.teacher import TeacherScores, drawn
+from r2anker_hf.rankers.foreign import load_ranker
 from r2anker_hf.retrievers.distillation import DistillationLoss, DistillationTraining
 from r2anker_hf.retrievers.training import load_dense, load_splade, starting_model, train, write_tuples
 from r2anker_hf.stage import pinned, run_stage

@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from r2anker_hf.collection import load_collection, read_qrels
+from r2anker_hf.collection.collection import load_collection, read_qrels
 from r2anker_hf.config import run_recipe
-from r2anker_hf.fusion import CHOICES, K, Point, choose, fuse
-from r2anker_hf.measures import Qrels
+from r2anker_hf.evaluation.fusion import CHOICES, K, Point, choose, fuse
+from r2anker_hf.evaluation.measures import Qrels
 from r2anker_hf.processes import processes
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run, check_run

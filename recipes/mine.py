@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from r2anker_hf.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.names import checked_name
 from r2anker_hf.negatives.audit import audit_with_card

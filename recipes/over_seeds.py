@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from r2anker_hf.config import run_recipe
-from r2anker_hf.evaluation import compare
+from r2anker_hf.evaluation.evaluation import compare
 from r2anker_hf.files import read_json
 from r2anker_hf.records import InputError
 

@@ -19,11 +19,15 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from r2anker_hf import checkpoints, models
-from r2anker_hf.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection, load_collection
 from r2anker_hf.config import options_fit, run_recipe
 from r2anker_hf.files import write_whole
-from r2anker_hf.pretraining import (
+from r2anker_hf.models import checkpoints
+from r2anker_hf.models import loading as models
+from r2anker_hf.models.tokens import TEXTS_AT_ONCE, Tokens, learn_vocabulary
+from r2anker_hf.models.trainers import refuse_unheeded
+from r2anker_hf.records import InputError
+from r2anker_hf.retrievers.pretraining import (
     POOLINGS,
     BottleneckModel,
     PassageCollator,
@@ -33,10 +37,7 @@ from r2anker_hf.pretraining import (
     load_encoder,
     save_encoder,
 )
-from r2anker_hf.records import InputError
 from r2anker_hf.stage import pinned, run_stage
-from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens, learn_vocabulary
-from r2anker_hf.trainers import refuse_unheeded
 
 
 @dataclass

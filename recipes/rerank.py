@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from r2anker_hf.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import pinned, run_stage
@@ -63,13 +63,13 @@ class RerankingConfig:
     )
 
     def __post_init__(self):
-        from r2anker_hf.precision import scoring_dtype
+        from r2anker_hf.models.precision import scoring_dtype
 
         self.dtype = scoring_dtype(self.dtype)
 
 
 def main(config: RerankingConfig) -> None:
-    from r2anker_hf.foreign import loaded_by
+    from r2anker_hf.rankers.foreign import loaded_by
 
     collection = load_collection(
         config.collection, config.split, config.revision, config.use_titles, **config.collection_options
@@ -89,7 +89,7 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
     import torch
     from accelerate import PartialState
 
-    from r2anker_hf.foreign import load_ranker
+    from r2anker_hf.rankers.foreign import load_ranker
 
     state, first_stage = PartialState(), Run.read_trec(config.first_stage)
     place = config.first_stage, config.split

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from r2anker_hf.collection import Collection, load_collection, read_qrels
+from r2anker_hf.collection.collection import Collection, load_collection, read_qrels
 from r2anker_hf.config import run_recipe
-from r2anker_hf.evaluation import CollectionFacts, EvaluationReport, Settings, evaluate, facts_of
+from r2anker_hf.evaluation.evaluation import CollectionFacts, EvaluationReport, Settings, evaluate, facts_of
+from r2anker_hf.evaluation.report import Texts, text_table, write_report
 from r2anker_hf.records import InputError
-from r2anker_hf.report import Texts, text_table, write_report
 from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import run_stage
 

@@ -25,7 +25,7 @@ from r2anker_hf.negatives.teacher import TeacherScores, pooled, write_taught
 from r2anker_hf.stage import pinned, recorded_inputs, run_stage
 
 if TYPE_CHECKING:
-    from r2anker_hf.rankers import Reranker
+    from r2anker_hf.rankers.ranker import Reranker
 
 
 @dataclass
@@ -65,7 +65,7 @@ class TeachingConfig:
 
 
 def main(config: TeachingConfig) -> None:
-    from r2anker_hf.foreign import loaded_by
+    from r2anker_hf.rankers.foreign import loaded_by
 
     inputs: dict[str, str | Path] = {
         "negatives": pinned(config, "negatives", "dataset"),
@@ -80,7 +80,7 @@ def teach(config: TeachingConfig, folder: Path) -> None:
     import torch
     from accelerate import PartialState
 
-    from r2anker_hf.foreign import load_ranker
+    from r2anker_hf.rankers.foreign import load_ranker
 
     state = PartialState()
     candidates = load_candidates(config.negatives, config.split, config.negatives_revision)

@@ -25,25 +25,25 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedModel
 
-from r2anker_hf import checkpoints
-from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
-from r2anker_hf.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection, load_collection
 from r2anker_hf.config import options_fit, run_recipe
-from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
-from r2anker_hf.lora import merged, with_lora
-from r2anker_hf.measures import evaluate_run, means, parse_measure
-from r2anker_hf.milestones import Clock, EarlyStopping, KeepAt, seconds_at, write_seen
-from r2anker_hf.mixture import Mixture, epoch_counts
-from r2anker_hf.models import seeded
+from r2anker_hf.evaluation.measures import evaluate_run, means, parse_measure
+from r2anker_hf.models import checkpoints
+from r2anker_hf.models.loading import seeded
+from r2anker_hf.models.tokens import TEXTS_AT_ONCE, Tokens
+from r2anker_hf.models.trainers import refuse_unheeded
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.negatives.holdout import hold_out
 from r2anker_hf.negatives.suspects import Examined
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.collator import GroupedListwiseCollator, PairEncoder
+from r2anker_hf.rankers.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
+from r2anker_hf.rankers.lora import merged, with_lora
+from r2anker_hf.rankers.milestones import Clock, EarlyStopping, KeepAt, seconds_at, write_seen
+from r2anker_hf.rankers.mixture import Mixture, epoch_counts
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import pinned, run_stage
-from r2anker_hf.tokens import TEXTS_AT_ONCE, Tokens
-from r2anker_hf.trainers import refuse_unheeded
 
 NO_REVISION = "-"  # of a local folder, among the revisions of several sets of candidates
 T = TypeVar("T")

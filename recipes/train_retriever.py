@@ -21,7 +21,7 @@ from typing import Any, Literal
 from accelerate import PartialState
 from datasets import Dataset
 
-from r2anker_hf.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.negatives.candidates import load_candidates, mine
 from r2anker_hf.retrievers.base import Retriever

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from r2anker_hf.listwise import EpochSampler, ListwiseConfig, TrainingGroups
+from r2anker_hf.rankers.listwise import EpochSampler, ListwiseConfig, TrainingGroups
 
 
 def rows(count: int) -> list[dict]:

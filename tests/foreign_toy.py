@@ -23,9 +23,9 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-from r2anker_hf import foreign
-from r2anker_hf.foreign import load_ranker
 from r2anker_hf.processes import is_main_process
+from r2anker_hf.rankers import foreign
+from r2anker_hf.rankers.foreign import load_ranker
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT_OF = '{{ messages | selectattr("role", "eq", "%s") | map(attribute="content") | first }}'

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from r2anker_hf.collator import GroupedListwiseCollator
-from r2anker_hf.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.collator import GroupedListwiseCollator
+from r2anker_hf.rankers.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 
 WORDS = "cat dog bird fish tree river stone house bread water".split()
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from r2anker_hf.pretraining import (
+from r2anker_hf.models.tokens import Tokens
+from r2anker_hf.retrievers.pretraining import (
     BottleneckModel,
     PassageCollator,
     Passages,
@@ -15,7 +16,6 @@ from r2anker_hf.pretraining import (
     PretrainingTrainer,
     load_encoder,
 )
-from r2anker_hf.tokens import Tokens
 
 WORDS = "cat dog bird fish tree river stone house bread water".split()
 

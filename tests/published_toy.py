@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from r2anker_hf.config import parse_config
-from r2anker_hf.mixture import epoch_counts
+from r2anker_hf.rankers.mixture import epoch_counts
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 PLACES = "river stone house bread tree fish bird cat dog water fire".split()

@@ -5,8 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from r2anker_hf import rankers
-from r2anker_hf.collection import Collection, Corpus
+from r2anker_hf.collection.collection import Collection, Corpus
+from r2anker_hf.rankers import ranker as rankers
 from r2anker_hf.records import Document
 from r2anker_hf.run import Run
 

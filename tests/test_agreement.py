@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.stats import kendalltau
 
-from r2anker_hf.agreement import agreement
+from r2anker_hf.rankers.agreement import agreement
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
 

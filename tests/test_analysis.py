@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import entropy, pearsonr
 
-from r2anker_hf.collection import Collection, Corpus
-from r2anker_hf.negatives.analysis import (
-    Divergence,
-    discrete_kl,
-    distribution,
-    divergences,
-    pearson,
-)
+from r2anker_hf.collection.collection import Collection, Corpus
+from r2anker_hf.negatives.analysis import Divergence, discrete_kl, distribution, divergences, pearson
 from r2anker_hf.negatives.candidates import Mining, write_corpus, write_manifest, write_shards
 from r2anker_hf.negatives.sampling import RankedList
 from r2anker_hf.records import Document, InputError

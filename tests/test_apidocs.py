@@ -2,8 +2,8 @@
 
 import pytest
 
-from r2anker_hf.apidocs import apidocs, split_docstring
-from r2anker_hf.collection import load_collection
+from r2anker_hf.collection.apidocs import apidocs, split_docstring
+from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.records import InputError
 
 SIZES = {"passages": 120, "test": 15, "dev": 10}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from r2anker_hf.collection import Collection, Corpus
+from r2anker_hf.collection.collection import Collection, Corpus
 from r2anker_hf.negatives.audit import audit, audit_folder, jaccard, overlap, shingles, suspicious_markdown
 from r2anker_hf.negatives.candidates import Mining, write_corpus, write_manifest, write_shards
 from r2anker_hf.negatives.card import draw_plots, write_card

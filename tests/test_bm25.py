@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2anker_hf.collection import Corpus
+from r2anker_hf.collection.collection import Corpus
 from r2anker_hf.records import Document, InputError
 from r2anker_hf.retrievers.bm25 import PRESETS, BM25Retriever, resolve_parameters
 from r2anker_hf.retrievers.lucene import analyze

@@ -15,7 +15,7 @@ import datasets
 import pytest
 import yaml
 
-from r2anker_hf.collection import Collection, Corpus
+from r2anker_hf.collection.collection import Collection, Corpus
 from r2anker_hf.negatives.candidates import (
     Mining,
     load_candidates,

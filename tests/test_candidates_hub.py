@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hub_server import Hub
 
-from r2anker_hf.collection import Collection, Corpus
+from r2anker_hf.collection.collection import Collection, Corpus
 from r2anker_hf.negatives.candidates import Mining, write_corpus, write_manifest, write_shards
 from r2anker_hf.records import Document
 from r2anker_hf.run import Run

@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub import ModelCard
 from published_toy import run
 
+from r2anker_hf.evaluation.report import read_report
 from r2anker_hf.publishing.golden import score_ranker
 from r2anker_hf.publishing.staging import Stated, stage
 from r2anker_hf.publishing.verify import check_folder
-from r2anker_hf.report import read_report
 
 
 @pytest.fixture(scope="module")

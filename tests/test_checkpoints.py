@@ -11,7 +11,7 @@ import transformers
 from listwise_toy import trainer
 from transformers import TrainerState
 
-from r2anker_hf import checkpoints
+from r2anker_hf.models import checkpoints
 from r2anker_hf.records import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
+from r2anker_hf.models.tokens import Tokens, encode, learn_vocabulary
+from r2anker_hf.rankers.collator import GroupedListwiseCollator, PairEncoder
 from r2anker_hf.records import InputError
-from r2anker_hf.tokens import Tokens, encode, learn_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +145,9 @@ def test_long_pairs_are_cut_where_the_tokenizer_cuts_them(any_tokenizer, query, 
 
 def test_tokens_lie_on_disk_and_are_written_once(tokenizer, tmp_path, monkeypatch):
     texts = ["the cat", "", "stone house " * 20, "[SEP] dog"]
-    monkeypatch.setattr("r2anker_hf.tokens.TEXTS_AT_ONCE", 3)
+    monkeypatch.setattr("r2anker_hf.models.tokens.TEXTS_AT_ONCE", 3)
     first = Tokens.build(list("abcd"), texts, tokenizer, tmp_path / "tokens", limit=7)
-    monkeypatch.setattr("r2anker_hf.tokens.encode", None)  # nothing may be tokenised
+    monkeypatch.setattr("r2anker_hf.models.tokens.encode", None)  # nothing may be tokenised
     again = Tokens.build(list("abcd"), iter(texts), tokenizer, tmp_path / "tokens", limit=7)
     for tokens in (first, again, Tokens.read(list("abcd"), tmp_path / "tokens")):
         assert isinstance(tokens.values, np.memmap) and tokens.values.dtype == np.uint16
@@ -174,7 +174,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_tokens_of_anything_else_are_made_anew(tokenizer, tmp_path, monkeypatch, other):
-    monkeypatch.setattr("r2anker_hf.tokens.TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("r2anker_hf.models.tokens.TEXTS_AT_ONCE", 2)
     tokenizers = {
         "learnt": lambda: learn_vocabulary(tokenizer, lambda: [["the cat", "stone red house"]], 40),
         "left": lambda: AutoTokenizer.from_pretrained(tokenizer.name_or_path, truncation_side="left"),

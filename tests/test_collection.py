@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from r2anker_hf.collection import Corpus, load_collection, read_qrels
+from r2anker_hf.collection.collection import Corpus, load_collection, read_qrels
 from r2anker_hf.records import Document, InputError
 
 CORPUS = [{"_id": "d1", "title": "Rivers", "text": "They flow."}, {"_id": "d2", "title": "", "text": "Stone house"}]
@@ -150,7 +150,7 @@ def test_a_repository_in_the_layout_of_mteb(tmp_path, monkeypatch):
     )
     (home / "README.md").write_text(f"---\nconfigs:\n{header}\n---\n")
     monkeypatch.chdir(tmp_path)
-    from r2anker_hf import collection as module
+    from r2anker_hf.collection import collection as module
 
     loaded = module._load_hub("owner/name", "test", "0" * 40, True)
     assert loaded.queries == {"q1": "what flows"} and loaded.qrels == {"q1": {"d1": 1}}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2anker_hf.collection import Collection, Corpus, load_collection
+from r2anker_hf.collection.collection import Collection, Corpus, load_collection
 from r2anker_hf.names import checked_id
 from r2anker_hf.negatives.candidates import Candidates, Mining, load_candidates, mine, write_candidates
 from r2anker_hf.negatives.converters import FORMS, READERS, export_groups, export_pool, export_runs, import_negatives

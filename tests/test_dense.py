@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2anker_hf.collection import Corpus
+from r2anker_hf.collection.collection import Corpus
 from r2anker_hf.records import Document, InputError
 from r2anker_hf.retrievers.dense import DTYPES, DenseRetriever, _gpu_resources
 from r2anker_hf.run import Run

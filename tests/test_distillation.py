@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from r2anker_hf.losses import kl_divergence
+from r2anker_hf.rankers.losses import kl_divergence
 from r2anker_hf.records import InputError
 from r2anker_hf.retrievers.distillation import DistillationLoss, DistillationTraining
 from r2anker_hf.retrievers.training import contrastive_loss, load_dense, load_splade, train, write_tuples

@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 
-from r2anker_hf.evaluation import (
+from r2anker_hf.evaluation.evaluation import (
     CollectionFacts,
     EvaluationReport,
     QueryCase,
@@ -210,7 +210,7 @@ def test_intervals_contain_the_mean_and_stay_between_the_values():
 def test_batches_of_resamples_give_what_one_batch_gives(monkeypatch):
     differences = np.random.default_rng(1).normal(size=(30, 2))
     whole = randomisation_test(differences, QUICK), bootstrap_intervals(differences, QUICK)
-    monkeypatch.setattr("r2anker_hf.evaluation._CELLS", 30 * 16)  # the generator fills words of eight signs
+    monkeypatch.setattr("r2anker_hf.evaluation.evaluation._CELLS", 30 * 16)  # the generator fills words of eight signs
     assert np.allclose(randomisation_test(differences, QUICK), whole[0], atol=0.05)
     assert np.allclose(bootstrap_intervals(differences, QUICK), whole[1], atol=0.05)
 

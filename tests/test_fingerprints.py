@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from r2anker_hf.fingerprints import fingerprint, fingerprint_of, tokenizer_fingerprint, weights_fingerprint
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 
 
 def test_parts_are_kept_apart():

@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from teach_toy import mined
 
-from r2anker_hf import foreign, rankers
-from r2anker_hf.collection import load_collection
-from r2anker_hf.foreign import ForeignRanker, foreign_because, load_ranker
+from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.negatives.candidates import load_candidates
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers import foreign
+from r2anker_hf.rankers import ranker as rankers
+from r2anker_hf.rankers.foreign import ForeignRanker, foreign_because, load_ranker
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
 

@@ -10,8 +10,8 @@ import test_dense
 import test_splade
 
 import r2anker_hf
-from r2anker_hf.collection import Collection, Corpus
-from r2anker_hf.evaluation import CollectionFacts
+from r2anker_hf.collection.collection import Collection, Corpus
+from r2anker_hf.evaluation.evaluation import CollectionFacts
 from r2anker_hf.records import Document, InputError
 
 TEXTS = ["red fish", "blue fish and red coral", "whale in the sea", "a sand shell"]

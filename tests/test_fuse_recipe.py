@@ -6,7 +6,7 @@ import pytest
 from published_toy import recipe, write_collection
 
 from r2anker_hf.config import parse_config
-from r2anker_hf.fusion import METHODS, fuse
+from r2anker_hf.evaluation.fusion import METHODS, fuse
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
 

@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from r2anker_hf.fusion import METHODS, choose, fuse, simplex
-from r2anker_hf.measures import evaluate_run, means
+from r2anker_hf.evaluation.fusion import METHODS, choose, fuse, simplex
+from r2anker_hf.evaluation.measures import evaluate_run, means
 from r2anker_hf.negatives.sampling import fused_scores
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run

@@ -10,7 +10,7 @@ import pytest
 import torch
 from listwise_toy import losses, trainer
 
-from r2anker_hf.gradient_cache import bytes_a_token, cached_backward
+from r2anker_hf.rankers.gradient_cache import bytes_a_token, cached_backward
 
 
 def layers():

@@ -8,10 +8,10 @@ from listwise_toy import losses, rows, text
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from r2anker_hf import CrossEncoderRanker, ListwiseConfig, ListwiseTrainer
-from r2anker_hf.collection import Corpus
-from r2anker_hf.groups import as_groups
-from r2anker_hf.listwise import TrainingGroups, group_measures
+from r2anker_hf.collection.collection import Corpus
 from r2anker_hf.negatives.candidates import Candidates
+from r2anker_hf.rankers.groups import as_groups
+from r2anker_hf.rankers.listwise import TrainingGroups, group_measures
 from r2anker_hf.records import Document, InputError
 
 SETTINGS = {"learning_rate": 1e-3, "mixed_precision": "no", "use_cpu": True, "report_to": "none", "logging_steps": 1}

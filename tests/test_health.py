@@ -7,7 +7,7 @@ import torch
 from listwise_toy import trainer
 from transformers import BertConfig, BertForSequenceClassification
 
-from r2anker_hf.health import Health, training_flops
+from r2anker_hf.rankers.health import Health, training_flops
 
 
 def test_figures_of_two_groups_by_hand():

@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from r2anker_hf.collection import Corpus
+from r2anker_hf.collection.collection import Corpus
 from r2anker_hf.negatives.candidates import Candidates
 from r2anker_hf.negatives.holdout import hold_out
 from r2anker_hf.records import Document, InputError

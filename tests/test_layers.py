@@ -188,9 +188,9 @@ def late():
     names = [name for _, name in imports(source, ["r2anker_hf", "negatives"])]
     assert names == [
         "r2anker_hf.run",
-        "r2anker_hf.measures",
+        "r2anker_hf.evaluation.measures",
         "typing.TYPE_CHECKING",
-        "r2anker_hf.collection.Collection",
+        "r2anker_hf.collection.collection.Collection",
         "r2anker_hf.negatives.sampling",
         "r2anker_hf.negatives.candidates.mine",
     ]

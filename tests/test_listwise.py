@@ -11,11 +11,11 @@ from listwise_toy import gradient_norms, losses, rows, text, trainer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
-from r2anker_hf.attention import matmul_attention, use_matmul_attention
-from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
-from r2anker_hf.listwise import EpochSampler, ListwiseConfig, TrainingGroups, score_groups
-from r2anker_hf.losses import kl_divergence, softmax_cross_entropy
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.models.attention import matmul_attention, use_matmul_attention
+from r2anker_hf.rankers.collator import GroupedListwiseCollator, PairEncoder
+from r2anker_hf.rankers.listwise import EpochSampler, ListwiseConfig, TrainingGroups, score_groups
+from r2anker_hf.rankers.losses import kl_divergence, softmax_cross_entropy
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
 
 BATCHES = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "dropout": 0.0}

@@ -3,8 +3,8 @@
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from r2anker_hf.lora import merged, with_lora
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.lora import merged, with_lora
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 
 PAIRS = [("cat", "the cat"), ("river water", "stone house"), ("what is it", "a list of values")]
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from r2anker_hf.losses import kl_divergence, softmax_cross_entropy
+from r2anker_hf.rankers.losses import kl_divergence, softmax_cross_entropy
 
 
 def test_value_by_hand():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from r2anker_hf.measures import Measure, evaluate_run, means, parse_measure, parse_measures
+from r2anker_hf.evaluation.measures import Measure, evaluate_run, means, parse_measure, parse_measures
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
 
@@ -169,7 +169,7 @@ def test_bad_input_is_named():
 def test_metric_is_an_evaluate_metric_that_gives_the_same_values(tmp_path):
     import evaluate
 
-    from r2anker_hf.measures import RankingMetric
+    from r2anker_hf.evaluation.measures import RankingMetric
 
     metric = RankingMetric(cache_dir=str(tmp_path))
     assert isinstance(metric, evaluate.Metric)
@@ -190,9 +190,9 @@ def test_metric_is_an_evaluate_metric_that_gives_the_same_values(tmp_path):
 def test_importing_measures_loads_nothing_heavy():
     """And our figures are not made by `evaluate`, which keeps them in a dataset whose order is that library's."""
     code = (
-        "import sys, r2anker_hf.records, r2anker_hf.run, r2anker_hf.measures, r2anker_hf.evaluation\n"
+        "import sys, r2anker_hf.records, r2anker_hf.run, r2anker_hf.evaluation.measures, r2anker_hf.evaluation.evaluation\n"
         "print([m for m in ('torch', 'evaluate', 'datasets', 'transformers', 'ir_measures') if m in sys.modules])\n"
-        "r2anker_hf.measures.evaluate_run({'q': {'a': 1}}, r2anker_hf.run.Run({'q': [('a', 1.0)]}), ['MRR@10'])\n"
+        "r2anker_hf.evaluation.measures.evaluate_run({'q': {'a': 1}}, r2anker_hf.run.Run({'q': [('a', 1.0)]}), ['MRR@10'])\n"
         "print([m for m in ('torch', 'evaluate', 'datasets', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -200,7 +200,7 @@ def test_importing_measures_loads_nothing_heavy():
 
 
 def test_metric_and_figures_agree_query_by_query(tmp_path):
-    from r2anker_hf.measures import RankingMetric
+    from r2anker_hf.evaluation.measures import RankingMetric
 
     qrels, run = random_case(seed=3, queries=40)
     lists = Run({q: scores.items() for q, scores in run.items()})

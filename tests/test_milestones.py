@@ -8,9 +8,9 @@ import torch
 from listwise_toy import trainer
 from transformers import Trainer, TrainerState
 
-from r2anker_hf import checkpoints
-from r2anker_hf.milestones import Clock, EarlyStopping, KeepAt, rankers_of, seconds_at
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.models import checkpoints
+from r2anker_hf.rankers.milestones import Clock, EarlyStopping, KeepAt, rankers_of, seconds_at
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
 
 STEPS = {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps"}

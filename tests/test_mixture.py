@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from listwise_toy import rows
 
-from r2anker_hf.listwise import EpochSampler, ListwiseConfig, TrainingGroups
-from r2anker_hf.mixture import Mixture, epoch_counts
+from r2anker_hf.rankers.listwise import EpochSampler, ListwiseConfig, TrainingGroups
+from r2anker_hf.rankers.mixture import Mixture, epoch_counts
 from r2anker_hf.records import InputError
 
 SIZES = st.lists(st.integers(1, 500), min_size=1, max_size=5)

@@ -18,13 +18,12 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from transformers import AutoModel, AutoTokenizer
 
-from r2anker_hf import pretraining
-from r2anker_hf.foreign import ForeignRanker
-from r2anker_hf.models import check_finite, positions
+from r2anker_hf.models.loading import check_finite, positions
 from r2anker_hf.ranges import RANGES, Range
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.foreign import ForeignRanker
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
-from r2anker_hf.retrievers import training
+from r2anker_hf.retrievers import pretraining, training
 from r2anker_hf.retrievers.encoders import load_encoder
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2anker_hf.collection import read_qrels
+from r2anker_hf.collection.collection import read_qrels
 from r2anker_hf.names import checked_id, checked_ids, checked_name
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run, RunFile

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from r2anker_hf.attention import by_length, nested
-from r2anker_hf.padding_free import LAYERS, batches, forward, is_padding_free, use_padding_free
+from r2anker_hf.models.attention import by_length, nested
+from r2anker_hf.models.padding_free import LAYERS, batches, forward, is_padding_free, use_padding_free
 
 SIZES = {"vocab_size": 50, "num_hidden_layers": 3, "num_attention_heads": 2, "max_position_embeddings": 80}
 OWN = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from r2anker_hf.collection import Corpus
+from r2anker_hf.collection.collection import Corpus
 from r2anker_hf.records import Document
 from r2anker_hf.retrievers import planning
 from r2anker_hf.run import Run

@@ -8,10 +8,10 @@ import torch
 from published_toy import recipe
 
 from r2anker_hf.config import parse_config, save_config
-from r2anker_hf.listwise import ListwiseConfig
-from r2anker_hf.precision import fastest_precision, scoring_dtype
-from r2anker_hf.pretraining import PretrainingConfig
+from r2anker_hf.models.precision import fastest_precision, scoring_dtype
+from r2anker_hf.rankers.listwise import ListwiseConfig
 from r2anker_hf.records import InputError
+from r2anker_hf.retrievers.pretraining import PretrainingConfig
 from r2anker_hf.retrievers.training import RetrieverTraining
 
 

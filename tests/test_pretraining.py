@@ -14,8 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from r2anker_hf.models import positions
-from r2anker_hf.pretraining import (
+from r2anker_hf.models.loading import positions
+from r2anker_hf.records import InputError
+from r2anker_hf.retrievers.pretraining import (
     BottleneckModel,
     PassageCollator,
     Passages,
@@ -24,8 +25,7 @@ from r2anker_hf.pretraining import (
     masked_places,
     save_encoder,
 )
-from r2anker_hf.records import InputError
-from r2anker_hf.whole_words import Words
+from r2anker_hf.retrievers.whole_words import Words
 
 BATCHES = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "dropout": 0.0}
 
@@ -342,7 +342,7 @@ def test_a_saved_encoder_loads_in_transformers_and_sentence_transformers(tiny_mo
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import cos_sim
 
-    from r2anker_hf.rankers import CrossEncoderRanker
+    from r2anker_hf.rankers.ranker import CrossEncoderRanker
     from r2anker_hf.retrievers.training import RetrieverTraining, load_splade
 
     encoder, tokenizer = load_encoder(tiny_model).eval(), AutoTokenizer.from_pretrained(tiny_model)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from r2anker_hf.collection import load_collection
-from r2anker_hf.pseudo_queries import is_pseudo, pseudo_queries, pseudo_query
+from r2anker_hf.collection.collection import load_collection
+from r2anker_hf.collection.pseudo_queries import is_pseudo, pseudo_queries, pseudo_query
 from r2anker_hf.records import Document, InputError
 
 

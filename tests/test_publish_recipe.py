@@ -7,10 +7,10 @@ from hub_server import Hub
 from huggingface_hub import ModelCard
 from test_recipes import SIZES, recipe
 
-from r2anker_hf.collection import load_collection
+from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.config import parse_config
 from r2anker_hf.publishing.hub import PublishingError
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.run import Run
 
 pytestmark = pytest.mark.hub

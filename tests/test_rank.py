@@ -9,7 +9,7 @@ from hub_server import Hub
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
 
 sentence_transformers = pytest.importorskip("sentence_transformers")

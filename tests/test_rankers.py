@@ -16,12 +16,12 @@ from rerank_toy import collection as toy_collection
 from rerank_toy import first_stage
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from r2anker_hf import rankers
-from r2anker_hf.collection import Collection, Corpus
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.collection.collection import Collection, Corpus
+from r2anker_hf.rankers import ranker as rankers
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
+from r2anker_hf.rankers.saving import edit_json
 from r2anker_hf.records import Document, InputError
 from r2anker_hf.run import Run
-from r2anker_hf.saving import edit_json
 
 PAIRS = [("cat", "the cat and the dog"), ("river water", "stone " * 200), ("", "a"), ("what is a name", "")]
 
@@ -51,7 +51,7 @@ def test_batches_order_and_buffers_change_nothing(ranker, monkeypatch):
     assert alone.std() > 1e-3
     assert ranker.score(pairs) == pytest.approx(alone, abs=1e-5)
     assert ranker.score(pairs[::-1])[::-1] == pytest.approx(alone, abs=1e-5)
-    monkeypatch.setattr("r2anker_hf.rankers.BUFFER", 3)
+    monkeypatch.setattr("r2anker_hf.rankers.ranker.BUFFER", 3)
     assert ranker.score(iter(pairs)) == pytest.approx(alone, abs=1e-5)
     assert ranker.score([]).shape == (0,)
 

@@ -9,9 +9,9 @@ import sys
 from pages import REPOSITORY, snippets
 from test_recipes import configs
 
-from r2anker_hf.collection import load_collection
+from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.config import parse_config
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 
 README = REPOSITORY / "README.md"
 START = REPOSITORY / "docs/index.md"

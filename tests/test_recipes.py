@@ -12,14 +12,14 @@ import yaml
 from published_toy import recipe
 from safetensors.torch import load_file
 
-from r2anker_hf.agreement import agreement
-from r2anker_hf.collection import load_collection
+from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.config import parse_config
-from r2anker_hf.listwise import TrainingGroups
-from r2anker_hf.measures import evaluate_run, means
+from r2anker_hf.evaluation.measures import evaluate_run, means
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.suspects import with_suspects
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.agreement import agreement
+from r2anker_hf.rankers.listwise import TrainingGroups
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
 

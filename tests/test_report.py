@@ -7,9 +7,18 @@ import types
 
 import pytest
 
-from r2anker_hf.evaluation import CollectionFacts, Settings, evaluate
+from r2anker_hf.evaluation.evaluation import CollectionFacts, Settings, evaluate
+from r2anker_hf.evaluation.report import (
+    Texts,
+    axis_ticks,
+    markdown_cell,
+    p_value,
+    read_report,
+    shorten,
+    signed,
+    write_report,
+)
 from r2anker_hf.records import InputError
-from r2anker_hf.report import Texts, axis_ticks, markdown_cell, p_value, read_report, shorten, signed, write_report
 from r2anker_hf.run import Run
 
 FILES = ["per_query.tsv", "report.html", "report.json", "report.md"]

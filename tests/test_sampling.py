@@ -14,7 +14,6 @@ from draws_toy import groups, identity, rows
 from scipy.stats import chisquare, zscore
 from torch.utils.data import DataLoader
 
-from r2anker_hf.listwise import EpochSampler, ListwiseConfig
 from r2anker_hf.negatives.sampling import (
     POLICIES,
     QueryCandidates,
@@ -27,6 +26,7 @@ from r2anker_hf.negatives.sampling import (
     fused_scores,
     permutation,
 )
+from r2anker_hf.rankers.listwise import EpochSampler, ListwiseConfig
 from r2anker_hf.records import InputError
 
 LISTS = {"bm25": ["a", "b", "p", "c"], "dense": ["b", "d", "p", "e"], "splade": ["b", "a", "f", "g"]}

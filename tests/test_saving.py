@@ -7,9 +7,9 @@ from listwise_toy import losses, trainer
 from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from r2anker_hf.listwise import ListwiseTrainer
-from r2anker_hf.lora import merged, with_lora
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.listwise import ListwiseTrainer
+from r2anker_hf.rankers.lora import merged, with_lora
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
 
 PAIRS = [("cat", "the cat and the dog"), ("river water", "stone " * 200), ("", "a"), ("what is a name", "")]

@@ -7,13 +7,13 @@ import pytest
 from test_audit import TEXTS, rows  # noqa: F401
 from test_sampling import OPTIONS
 
-from r2anker_hf.collection import Corpus
-from r2anker_hf.listwise import ListwiseConfig, TrainingGroups
+from r2anker_hf.collection.collection import Corpus
 from r2anker_hf.negatives.audit import audit
 from r2anker_hf.negatives.candidates import Candidates
 from r2anker_hf.negatives.converters import groups
 from r2anker_hf.negatives.sampling import POLICIES, QueryCandidates, RankedList, Sampling, draw_group
 from r2anker_hf.negatives.suspects import Examined, Suspicion, with_suspects
+from r2anker_hf.rankers.listwise import ListwiseConfig, TrainingGroups
 from r2anker_hf.records import Document, InputError
 from r2anker_hf.retrievers.training import RetrieverTraining, write_tuples
 

@@ -19,12 +19,12 @@ from datasets import Dataset
 from teach_toy import QUERIES, mined
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from r2anker_hf.collection import Corpus
+from r2anker_hf.collection.collection import Corpus
 from r2anker_hf.negatives import teacher
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.sampling import Sampling, draw_group
 from r2anker_hf.negatives.teacher import TeacherScores, drawn, pooled, write_taught
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import Document, InputError
 from r2anker_hf.run import Run
 

@@ -12,12 +12,12 @@ from listwise_toy import trainer
 from rerank_toy import collection, first_stage
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from r2anker_hf.collator import GroupedListwiseCollator, PairEncoder
-from r2anker_hf.losses import kl_divergence, softmax_cross_entropy
-from r2anker_hf.padding_free import is_padding_free
+from r2anker_hf.models.padding_free import is_padding_free
 from r2anker_hf.publishing.compat import _check_ranker
 from r2anker_hf.publishing.golden import check_golden, write_golden
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf.rankers.collator import GroupedListwiseCollator, PairEncoder
+from r2anker_hf.rankers.losses import kl_divergence, softmax_cross_entropy
+from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
 
 LENGTH = 16  # of a pair: 3 special tokens, and 13 for both texts
@@ -110,14 +110,14 @@ def test_a_document_has_the_score_of_its_best_window(tiny_model, tokenizer, most
         expected = best_logits(model, tokenizer, PAIRS, most)
     ranker = CrossEncoderRanker(model, tokenizer, LENGTH, batch_size=3, max_windows=most)
     assert ranker.score(PAIRS) == pytest.approx(expected.numpy(), abs=1e-5)
-    monkeypatch.setattr("r2anker_hf.rankers.BUFFER", 4)
+    monkeypatch.setattr("r2anker_hf.rankers.ranker.BUFFER", 4)
     assert ranker.score(PAIRS) == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_reranking_gives_the_scores_of_pairs(tiny_model, batch_size, monkeypatch):
-    monkeypatch.setattr("r2anker_hf.rankers.SHARD", 1)
-    monkeypatch.setattr("r2anker_hf.rankers.BATCH_SIZE", {"cpu": 2})
+    monkeypatch.setattr("r2anker_hf.rankers.ranker.SHARD", 1)
+    monkeypatch.setattr("r2anker_hf.rankers.ranker.BATCH_SIZE", {"cpu": 2})
     run, toy = first_stage(), collection()
     options = {"max_length": LENGTH, "batch_size": batch_size, "device": "cpu"}
     ranker = CrossEncoderRanker.from_pretrained(tiny_model, max_windows=3, **options)

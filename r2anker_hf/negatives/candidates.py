@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..collection import Collection, Corpus
+from ..collection.collection import Collection, Corpus
 from ..files import read_json, read_yaml, sha256_file
 from ..names import checked_id, checked_ids, checked_name
 from ..records import Document, InputError, ScoredDocument

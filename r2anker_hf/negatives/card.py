@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.report import markdown_cell, template_folder
 from ..files import read_json
-from ..report import markdown_cell, template_folder
 
 TEMPLATE = "negatives.md.jinja"
 AUDIT_FILE = "audit.json"

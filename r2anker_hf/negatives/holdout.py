@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from ..collection import Collection
+from ..collection.collection import Collection
 from ..records import InputError
 from ..run import Run
 from .candidates import Candidates

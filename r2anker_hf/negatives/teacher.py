@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..collection import Collection
+from ..collection.collection import Collection
 from ..files import remove_others
 from ..fingerprints import corpus_fingerprint, fingerprint, fingerprint_of
 from ..names import checked_name

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..evaluation import Comparison, EvaluationReport, System
+from ..evaluation.evaluation import Comparison, EvaluationReport, System
+from ..evaluation.report import axis_ticks, markdown_cell, p_value, signed, template_folder
 from ..files import read_json, sha256_file
 from ..negatives.card import draw_plots, environment
-from ..report import axis_ticks, markdown_cell, p_value, signed, template_folder
 from ..stage import PROVENANCE_FILE
 from .evidence import Measured, measured_in
 from .mixtures import sets_of

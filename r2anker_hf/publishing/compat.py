@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..rankers import CrossEncoderRanker
+from ..rankers.ranker import CrossEncoderRanker
+from ..rankers.saving import edit_json, portable_tokenizer, write_activation
 from ..records import InputError
-from ..saving import edit_json, portable_tokenizer, write_activation
 from .golden import PAIRS, is_sparse, load_retriever
 
 # Way of pooling -> the boolean that stood for it before sentence-transformers 5.4, and that TEI reads.

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..collection import load_collection, read_qrels
+from ..collection.collection import load_collection, read_qrels
 from ..config import CONFIG_FILE
-from ..evaluation import CollectionFacts, EvaluationReport, evaluate
+from ..evaluation.evaluation import CollectionFacts, EvaluationReport, evaluate
+from ..evaluation.measures import Qrels
+from ..evaluation.report import read_report
 from ..files import read_json, read_yaml, sha256_file
-from ..measures import Qrels
 from ..negatives.candidates import public_name, run_facts
 from ..records import InputError
-from ..report import read_report
 from ..run import Run
 from ..stage import PROVENANCE_FILE, digest_of
 from .provenance import AS_RECORDED, PINNED, pinned

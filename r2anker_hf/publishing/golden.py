@@ -33,7 +33,7 @@ PAIRS = (
 
 def score_ranker(folder: str | os.PathLike, pairs: Sequence[tuple[str, str]] = PAIRS) -> np.ndarray:
     """[pairs] logits of a ranker's folder, in float32 on the CPU; of one window, which every loader reads."""
-    from ..rankers import CrossEncoderRanker
+    from ..rankers.ranker import CrossEncoderRanker
 
     return CrossEncoderRanker.from_pretrained(folder, device="cpu", max_windows=1).score(pairs)
 

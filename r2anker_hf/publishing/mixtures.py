@@ -68,7 +68,7 @@ def with_shares(sets: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) 
     Raises:
         InputError: a set has no such split.
     """
-    from ..mixture import epoch_counts  # loads torch
+    from ..rankers.mixture import epoch_counts  # loads torch
 
     splits = splits_of(settings, len(sets))
     for one, split in zip(sets, splits, strict=True):

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..collection import load_collection
+from ..collection.collection import load_collection
 from ..config import CONFIG_FILE
 from ..files import read_json, read_yaml
 from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name, read_manifest

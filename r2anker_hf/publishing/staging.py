@@ -278,7 +278,7 @@ def _copy_model(folder: Path, into: Path) -> None:
 
 def _model_facts(kind: str, folder: Path) -> dict[str, Any]:
     """What the card says of the model itself."""
-    from ..rankers import CrossEncoderRanker
+    from ..rankers.ranker import CrossEncoderRanker
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     facts: dict[str, Any] = {"architecture": config["architectures"][0], "parameters": _parameters(folder)}

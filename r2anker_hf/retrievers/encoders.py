@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from ..models import (
+from ..models.loading import (
     MODULES,
     check_layers,
     check_length,

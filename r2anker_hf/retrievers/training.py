@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from .. import checkpoints as training_checkpoints
-from ..attention import override_dropout, use_matmul_attention
 from ..files import write_whole
-from ..models import StopDiverged, check_finite, check_length, check_source, loading, seeded
+from ..models import checkpoints as training_checkpoints
+from ..models.attention import override_dropout, use_matmul_attention
+from ..models.loading import StopDiverged, check_finite, check_length, check_source, loading, seeded
+from ..models.precision import fastest_precision, say
+from ..models.trainers import use_one_gpu
 from ..negatives.sampling import SamplingOptions, draw_group
 from ..negatives.suspects import with_suspects
-from ..precision import fastest_precision, say
 from ..processes import is_main_process, wait_for_all
 from ..ranges import COUNT_OR_NONE, check_all
 from ..records import InputError
-from ..trainers import use_one_gpu
 from .encoders import check_encoder, head_is_fresh, load_encoder
 
 if TYPE_CHECKING:

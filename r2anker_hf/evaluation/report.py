@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..records import InputError
+from ..shipped import shipped
 from .evaluation import Comparison, Estimate, EvaluationReport, QueryCase, System, TopDocument
-from .records import InputError
-from .shipped import shipped
 
 Lookup = Callable[[str], str] | Mapping[str, str]
 

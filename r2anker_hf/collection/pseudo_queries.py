@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from .records import Document, InputError, Query
+from ..records import Document, InputError, Query
 
 SPLIT = re.compile(r"pseudo(\.(?P<count>[1-9]\d*))?")
 """`pseudo`: a query for every passage that has one; `pseudo.2000`: at most 2,000, evenly spaced over the corpus."""

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .records import Document, InputError, Qrel, Query
+from ..records import Document, InputError, Qrel, Query
 
 PACKAGES = (
     "accelerate",

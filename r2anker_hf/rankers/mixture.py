@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from ..negatives.sampling import permutation
+from ..records import InputError
 from .listwise import TrainingGroups
-from .negatives.sampling import permutation
-from .records import InputError
 
 
 def epoch_counts(sizes: Sequence[int], weights: Sequence[float] = (), temperature: float = 1.0) -> list[int]:

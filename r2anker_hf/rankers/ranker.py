@@ -22,18 +22,18 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..collection.collection import Collection
+from ..files import remove_others
+from ..fingerprints import fingerprint, fingerprint_of, tokenizer_fingerprint, weights_fingerprint
+from ..models.loading import check_length, check_vocabulary, load, load_tokenizer, positions, seeded
+from ..models.padding_free import batches, forward, use_padding_free
+from ..models.tokens import Tokens, encode
+from ..processes import once, processes
+from ..records import InputError
+from ..revisions import resolved
+from ..run import Run
 from .collator import PairEncoder, Text, window_places
-from .collection import Collection
-from .files import remove_others
-from .fingerprints import fingerprint, fingerprint_of, tokenizer_fingerprint, weights_fingerprint
-from .models import check_length, check_vocabulary, load, load_tokenizer, positions, seeded
-from .padding_free import batches, forward, use_padding_free
-from .processes import once, processes
-from .records import InputError
-from .revisions import resolved
-from .run import Run
 from .saving import save_ranker
-from .tokens import Tokens, encode
 
 BUFFER = 4096  # pairs tokenised and sorted by length together: bounds memory, keeps batches of like length
 BATCH_SIZE = {"cpu": 32}  # a CPU's cache holds no more; a GPU wants to be filled

@@ -13,9 +13,9 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .fingerprints import fingerprint, tokenizer_fingerprint
-from .processes import is_main_process, wait_for_all
-from .records import InputError
+from ..fingerprints import fingerprint, tokenizer_fingerprint
+from ..processes import is_main_process, wait_for_all
+from ..records import InputError
 
 TEXTS_AT_ONCE = 10_000  # tokenised together, by all cores: bounds memory
 SOURCES_FILE = "sources.json"

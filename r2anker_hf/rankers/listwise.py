@@ -17,17 +17,14 @@ from torch.utils.data import Dataset, Sampler
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, has_length
 
-from .attention import override_dropout, use_matmul_attention
-from .collator import GroupedListwiseCollator, Text, window_places
-from .gradient_cache import bytes_a_token, cached_backward
-from .groups import as_groups
-from .health import COLLAPSED, Health, training_flops
-from .lora import has_adapters, merged
-from .losses import kl_divergence, softmax_cross_entropy
-from .measures import measure_rankings, parse_measures
-from .models import StopDiverged, check_length, check_vocabulary, load_tokenizer
-from .negatives.candidates import Candidates
-from .negatives.sampling import (
+from ..evaluation.measures import measure_rankings, parse_measures
+from ..models.attention import override_dropout, use_matmul_attention
+from ..models.loading import StopDiverged, check_length, check_vocabulary, load_tokenizer
+from ..models.padding_free import batches, forward, is_padding_free, moved, use_padding_free
+from ..models.precision import choose_precision
+from ..models.trainers import keep_busy, use_one_gpu
+from ..negatives.candidates import Candidates
+from ..negatives.sampling import (
     SamplingOptions,
     draw_group,
     draw_positive,
@@ -36,13 +33,16 @@ from .negatives.sampling import (
     permutation,
     suspects_of,
 )
-from .padding_free import batches, forward, is_padding_free, moved, use_padding_free
-from .precision import choose_precision
-from .ranges import check_all
-from .rankers import CrossEncoderRanker
-from .records import InputError
+from ..ranges import check_all
+from ..records import InputError
+from .collator import GroupedListwiseCollator, Text, window_places
+from .gradient_cache import bytes_a_token, cached_backward
+from .groups import as_groups
+from .health import COLLAPSED, Health, training_flops
+from .lora import has_adapters, merged
+from .losses import kl_divergence, softmax_cross_entropy
+from .ranker import CrossEncoderRanker
 from .saving import save_files, save_ranker
-from .trainers import keep_busy, use_one_gpu
 
 # Tokens of like-long pairs that go through the model together. A CPU is busy with few, and more would only leave its
 # cache; a GPU wants to be filled.

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .collection import Collection
-from .fingerprints import fingerprint, fingerprint_of, tokenizer_fingerprint, weights_fingerprint
-from .models import MODULES, check_source, load_tokenizer, loading
-from .processes import is_main_process, once
-from .rankers import BUFFER, NOT_COMPUTED_WITH, CrossEncoderRanker, Reranker, in_shards
-from .records import InputError
-from .retrievers.encoders import check_encoder
-from .revisions import resolved
+from ..collection.collection import Collection
+from ..fingerprints import fingerprint, fingerprint_of, tokenizer_fingerprint, weights_fingerprint
+from ..models.loading import MODULES, check_source, load_tokenizer, loading
+from ..processes import is_main_process, once
+from ..records import InputError
+from ..retrievers.encoders import check_encoder
+from ..revisions import resolved
+from .ranker import BUFFER, NOT_COMPUTED_WITH, CrossEncoderRanker, Reranker, in_shards
 
 LIBRARY = "sentence-transformers"
 BATCH_SIZE = 32  # the library's own, on every device: its models may be large and their pairs long

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from .records import InputError
+from ..records import InputError
 
 _ONE_SPACE = -1
 

@@ -29,8 +29,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from .records import InputError
-from .revisions import check_reachable
+from ..records import InputError
+from ..revisions import check_reachable
 
 # In the order in which transformers looks for them; an index names further files.
 WEIGHTS = (

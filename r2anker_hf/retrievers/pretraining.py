@@ -32,15 +32,15 @@ from transformers import (
     set_seed,
 )
 
-from .attention import override_dropout
-from .listwise import EpochSampler
-from .models import StopDiverged, check_finite, check_source, load, loading
-from .padding_free import LAYERS, moved, packed, use_packed_attention
-from .precision import choose_precision
-from .ranges import NOT_NEGATIVE, check_all
-from .records import InputError
-from .tokens import Tokens
-from .trainers import keep_busy, use_one_gpu
+from ..models.attention import override_dropout
+from ..models.loading import StopDiverged, check_finite, check_source, load, loading
+from ..models.padding_free import LAYERS, moved, packed, use_packed_attention
+from ..models.precision import choose_precision
+from ..models.tokens import Tokens
+from ..models.trainers import keep_busy, use_one_gpu
+from ..ranges import NOT_NEGATIVE, check_all
+from ..rankers.listwise import EpochSampler
+from ..records import InputError
 from .whole_words import Words
 
 BOTTLENECKS = ("cls", "lexicon", "none")

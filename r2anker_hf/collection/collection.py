@@ -13,12 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import read_lines, sha256_file
+from ..names import checked_id
+from ..records import Document, InputError, Qrel, Query
+from ..revisions import reads_hub
 from .apidocs import apidocs
-from .files import read_lines, sha256_file
-from .names import checked_id
 from .pseudo_queries import is_pseudo, pseudo_queries
-from .records import Document, InputError, Qrel, Query
-from .revisions import reads_hub
 
 if TYPE_CHECKING:
     import datasets

@@ -11,8 +11,8 @@ from typing import Any
 from torch.utils.data import Dataset, IterableDataset
 from transformers.trainer_utils import has_length
 
-from .negatives.sampling import Sampling, SamplingOptions, draw_group, permutation
-from .records import InputError
+from ..negatives.sampling import Sampling, SamplingOptions, draw_group, permutation
+from ..records import InputError
 
 Row = Mapping[str, Any]
 _NEGATIVE = re.compile(r"negative(_\d+)?")

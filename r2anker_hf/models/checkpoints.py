@@ -11,9 +11,9 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
-from .files import remove, write_whole
-from .processes import is_main_process, wait_for_all
-from .records import InputError
+from ..files import remove, write_whole
+from ..processes import is_main_process, wait_for_all
+from ..records import InputError
 
 SEAL_FILE = "whole.json"
 """Size in bytes of each file of a checkpoint, by its path there; written once all files are."""

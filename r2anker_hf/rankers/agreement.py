@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .records import InputError
-from .run import Run
+from ..records import InputError
+from ..run import Run
 
 
 class Agreement(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .files import read_json, remove, write_whole
-from .processes import is_main_process, wait_for_all
-from .records import InputError
+from ..files import read_json, remove, write_whole
+from ..processes import is_main_process, wait_for_all
+from ..records import InputError
 
 KEPT = "kept"
 """Folder of a ranker's folder that holds the ones kept along its training."""

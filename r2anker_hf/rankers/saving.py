@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..models.loading import check_finite
 from .collator import PairEncoder
-from .models import check_finite
 
 IDENTITY = "torch.nn.modules.linear.Identity"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import TrainingArguments
 
-from .records import InputError
+from ..records import InputError
 
 NOT_HEEDED = {
     "resume_from_checkpoint": "the same command goes on from its own last checkpoint; leave the option out",

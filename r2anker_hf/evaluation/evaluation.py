@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import sha256_file
+from ..files import sha256_file
+from ..records import InputError
+from ..run import Run
 from .measures import Measure, PerQuery, Qrels, evaluate_run, means, parse_measures
-from .records import InputError
-from .run import Run
 
 FORMAT = "r2anker_hf.report/1"
 _CELLS = 4_000_000  # numbers drawn at a time: resampling holds about 64 MB however many queries there are

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..records import InputError
+from ..run import Run
 from .measures import Qrels, measure_rankings, parse_measure
-from .records import InputError
-from .run import Run
 
 K = 60  # of reciprocal rank fusion (Cormack et al. 2009)
 

@@ -26,8 +26,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
-from .records import InputError
-from .run import Run
+from ..records import InputError
+from ..run import Run
 
 Qrels = Mapping[str, Mapping[str, int]]  # query_id -> doc_id -> grade
 PerQuery = dict[str, dict[str, float]]  # measure -> query_id -> value
@@ -233,7 +233,7 @@ def _metric_class() -> type:
 _METRIC_DESCRIPTION = """MRR@k, nDCG@k and R@k of ranked lists, by ir_measures over pytrec_eval.
 
 Instantiate the class itself; nothing is fetched. It is made on first use, because `evaluate` takes seconds to import:
-`from r2anker_hf.measures import RankingMetric`.
+`from r2anker_hf.evaluation.measures import RankingMetric`.
 """
 _METRIC_INPUTS = """
 Args:

@@ -7,7 +7,7 @@ import os
 import torch
 from transformers import TrainingArguments
 
-from .records import InputError
+from ..records import InputError
 
 AUTO = "auto"
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as trainers and as torch name them

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .ranges import RANGES, check
-from .records import InputError
-from .tokens import encode
+from ..models.tokens import encode
+from ..ranges import RANGES, check
+from ..records import InputError
 
 Text = str | Sequence[int] | np.ndarray
 """A text, or its token ids without special tokens."""

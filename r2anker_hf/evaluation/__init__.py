@@ -1,0 +1,1 @@
+"""Evaluation: measures, paired tests, fusion of runs, and reports."""

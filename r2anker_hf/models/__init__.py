@@ -1,0 +1,1 @@
+"""Models: what every transformer here shares, from loading to attention, precision and checkpoints."""

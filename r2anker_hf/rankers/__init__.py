@@ -1,0 +1,1 @@
+"""Rankers: the cross-encoder, its listwise training, and how it is saved."""

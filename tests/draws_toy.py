@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from r2anker_hf.rankers.listwise import EpochSampler, ListwiseConfig, TrainingGroups
+from r2anker_hf.models.trainers import EpochSampler
+from r2anker_hf.rankers.listwise import ListwiseConfig, TrainingGroups
 
 
 def rows(count: int) -> list[dict]:

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
 from r2anker_hf.models.attention import matmul_attention, use_matmul_attention
+from r2anker_hf.models.trainers import EpochSampler
 from r2anker_hf.rankers.collator import GroupedListwiseCollator, PairEncoder
-from r2anker_hf.rankers.listwise import EpochSampler, ListwiseConfig, TrainingGroups, score_groups
+from r2anker_hf.rankers.listwise import ListwiseConfig, TrainingGroups, score_groups
 from r2anker_hf.rankers.losses import kl_divergence, softmax_cross_entropy
 from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError

@@ -190,9 +190,9 @@ def test_metric_is_an_evaluate_metric_that_gives_the_same_values(tmp_path):
 def test_importing_measures_loads_nothing_heavy():
     """And our figures are not made by `evaluate`, which keeps them in a dataset whose order is that library's."""
     code = (
-        "import sys, r2anker_hf.records, r2anker_hf.run, r2anker_hf.evaluation.measures, r2anker_hf.evaluation.evaluation\n"
+        "import sys\nfrom r2anker_hf import records, run\nfrom r2anker_hf.evaluation import evaluation, measures\n"
         "print([m for m in ('torch', 'evaluate', 'datasets', 'transformers', 'ir_measures') if m in sys.modules])\n"
-        "r2anker_hf.evaluation.measures.evaluate_run({'q': {'a': 1}}, r2anker_hf.run.Run({'q': [('a', 1.0)]}), ['MRR@10'])\n"
+        "measures.evaluate_run({'q': {'a': 1}}, run.Run({'q': [('a', 1.0)]}), ['MRR@10'])\n"
         "print([m for m in ('torch', 'evaluate', 'datasets', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

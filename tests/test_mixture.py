@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from listwise_toy import rows
 
-from r2anker_hf.rankers.listwise import EpochSampler, ListwiseConfig, TrainingGroups
+from r2anker_hf.models.trainers import EpochSampler
+from r2anker_hf.rankers.listwise import ListwiseConfig, TrainingGroups
 from r2anker_hf.rankers.mixture import Mixture, epoch_counts
 from r2anker_hf.records import InputError
 

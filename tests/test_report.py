@@ -8,18 +8,10 @@ import types
 import pytest
 
 from r2anker_hf.evaluation.evaluation import CollectionFacts, Settings, evaluate
-from r2anker_hf.evaluation.report import (
-    Texts,
-    axis_ticks,
-    markdown_cell,
-    p_value,
-    read_report,
-    shorten,
-    signed,
-    write_report,
-)
+from r2anker_hf.evaluation.report import Texts, axis_ticks, read_report, write_report
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
+from r2anker_hf.templates import markdown_cell, p_value, shorten, signed
 
 FILES = ["per_query.tsv", "report.html", "report.json", "report.md"]
 EVIL = "<script>alert(1)</script> & \"quotes\" 'both' | `code` *stars* [link](javascript:x) \x00\n\n# heading"

@@ -14,6 +14,8 @@ from draws_toy import groups, identity, rows
 from scipy.stats import chisquare, zscore
 from torch.utils.data import DataLoader
 
+from r2anker_hf.draws import permutation
+from r2anker_hf.models.trainers import EpochSampler
 from r2anker_hf.negatives.sampling import (
     POLICIES,
     QueryCandidates,
@@ -24,9 +26,8 @@ from r2anker_hf.negatives.sampling import (
     draw_positive,
     draw_scored,
     fused_scores,
-    permutation,
 )
-from r2anker_hf.rankers.listwise import EpochSampler, ListwiseConfig
+from r2anker_hf.rankers.listwise import ListwiseConfig
 from r2anker_hf.records import InputError
 
 LISTS = {"bm25": ["a", "b", "p", "c"], "dense": ["b", "d", "p", "e"], "splade": ["b", "a", "f", "g"]}

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..records import InputError
-from ..shipped import shipped
+from ..templates import breakable, environment, p_value, shorten, signed
 from .evaluation import Comparison, Estimate, EvaluationReport, QueryCase, System, TopDocument
 
 Lookup = Callable[[str], str] | Mapping[str, str]
 
-_TEXT_LIMIT = 420  # characters of a passage: what fits a phone's screen beside its query
 _BARS = 400  # bars of the per-query chart; more would be thinner than a pixel
 
 
@@ -47,9 +44,9 @@ def write_report(
     view = _view(report, texts, baseline or report.systems[0].name)
     written = {
         "report.json": report.to_json(),
-        "report.md": _environment().get_template("report.md.jinja").render(view),
+        "report.md": _templates().get_template("report.md.jinja").render(view),
         "per_query.tsv": "".join(per_query_lines(report)),
-        "report.html": _environment().get_template("report.html.jinja").render(view),
+        "report.html": _templates().get_template("report.html.jinja").render(view),
     }
     folder = Path(folder)
     try:
@@ -114,77 +111,15 @@ def per_query_lines(report: EvaluationReport) -> Iterator[str]:
             yield "\t".join([query_id, measure, *(repr(value) for value in values)]) + "\n"
 
 
-def template_folder() -> Path:
-    """hub_cards: inside the package as a wheel ships it, or at the top of a checkout."""
-    return shipped("hub_cards")
-
-
-def _environment() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template_folder()),
-        autoescape=lambda name: name is not None and ".html" in name,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+def _templates() -> Any:
+    return environment(
+        value=lambda x: f"{x:.4f}",
+        short=lambda x: f"{x:.3f}",
+        percent=lambda x: f"{x:.1%}",
+        at=lambda x: f"{x:.2f}%",
+        breaks=breakable,
+        grade=lambda top: "not judged" if top.grade is None else f"grade {top.grade}",
     )
-    environment.filters |= {
-        "value": lambda x: f"{x:.4f}",
-        "short": lambda x: f"{x:.3f}",
-        "signed": signed,
-        "p": p_value,
-        "thousands": lambda x: f"{x:,}",
-        "percent": lambda x: f"{x:.1%}",
-        "at": lambda x: f"{x:.2f}%",
-        "cell": markdown_cell,
-        "breaks": breakable,
-        "grade": lambda top: "not judged" if top.grade is None else f"grade {top.grade}",
-    }
-    return environment
-
-
-def signed(value: float, digits: int = 4) -> str:
-    """A difference with its sign; zero, also by rounding, has none.
-
-    >>> signed(-0.25), signed(0.00001)
-    ('−0.2500', '0.0000')
-    """
-    text = f"{abs(value):.{digits}f}"
-    return text if float(text) == 0 else ("+" if value > 0 else "−") + text
-
-
-def p_value(p: float) -> str:
-    """Three digits; what is smaller is said to be so.
-
-    >>> p_value(0.0312), p_value(0.0001)
-    ('0.031', '<0.001')
-    """
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def markdown_cell(text: str) -> str:
-    """Text that can neither break a table nor be taken for markup.
-
-    >>> markdown_cell("a|b <i>")
-    'a\\\\|b &lt;i&gt;'
-    """
-    escaped = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for character in "\\|`*_[]":
-        escaped = escaped.replace(character, "\\" + character)
-    return escaped
-
-
-def breakable(name: str) -> Any:
-    """A name as HTML that may break after its underscores, slashes and hyphens, so that columns stay narrow.
-
-    >>> breakable("a_b<c")
-    Markup('a_<wbr>b&lt;c')
-    """
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"([_/-])", r"\1<wbr>", str(escape(name))))
 
 
 def _view(report: EvaluationReport, texts: Any, baseline: str) -> dict[str, Any]:
@@ -378,20 +313,6 @@ def _text(texts: Any, kind: str, record_id: str) -> str | None:
     except (KeyError, InputError):
         return None
     return shorten(text) or None
-
-
-def shorten(text: str, limit: int = _TEXT_LIMIT) -> str:
-    """One line of at most `limit` characters and an ellipsis, cut between words where there is a space.
-
-    >>> shorten("one two  three", 9)
-    'one two …'
-    """
-    printable = (c if unicodedata.category(c) not in ("Cc", "Cs") else " " for c in text)
-    text = " ".join("".join(printable).split())
-    if len(text) <= limit:
-        return text
-    head = text[: limit + 1].rpartition(" ")[0]
-    return f"{head} …" if head else f"{text[:limit]}…"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,9 +1,13 @@
-"""What every trainer here asks of transformers' Trainer: one GPU a process, and a host that does not wait for it."""
+"""What every trainer here asks of transformers' Trainer: one GPU a process, a busy host, an order that is settled."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+
+from torch.utils.data import Sampler
 from transformers import TrainingArguments
 
+from ..draws import permutation
 from ..records import InputError
 
 NOT_HEEDED = {
@@ -45,3 +49,45 @@ def keep_busy(args: TrainingArguments) -> None:
         raise InputError("dispatch_batches is true, but every process has to read its own batches: leave it out")
     args.accelerator_config.non_blocking = args.dataloader_pin_memory
     args.logging_nan_inf_filter = False  # it reads each step's loss, and hides those that are not a number
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Every query once an epoch, in an order that depends on (seed, epoch) alone.
+
+    The last batch is filled up from the head of the same order, so that every optimiser step of every epoch sees
+    exactly `whole_batch` queries. That makes batch size, accumulation steps and processes exchangeable.
+
+    Args:
+        size: training queries.
+        whole_batch: queries an optimiser step, over all processes and accumulation steps.
+        seed: of the training.
+        order: (seed, epoch) -> the items of an epoch; default a permutation of all (epoch, query).
+
+    >>> len(EpochSampler(size=10, whole_batch=4, seed=42))
+    12
+    """
+
+    def __init__(
+        self,
+        size: int,
+        whole_batch: int,
+        seed: int,
+        order: Callable[[int, int], Sequence[tuple[int, int]]] | None = None,
+    ):
+        self.size, self.whole_batch, self.seed, self.epoch = size, whole_batch, seed, 0
+        self.order = order or self._permuted
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch, also when it resumes."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.whole_batch) * self.whole_batch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = self.order(self.seed, self.epoch)
+        for position in range(len(self)):
+            yield order[position % self.size]
+
+    def _permuted(self, seed: int, epoch: int) -> list[tuple[int, int]]:
+        return [(epoch, int(row)) for row in permutation(self.size, seed, epoch)]

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.report import markdown_cell, template_folder
 from ..files import read_json
+from ..templates import environment
 
 TEMPLATE = "negatives.md.jinja"
 AUDIT_FILE = "audit.json"
@@ -42,7 +42,7 @@ def write_card(folder: str | os.PathLike, repo_id: str = "OWNER/NAME") -> Path:
     path = folder / "provenance.json"
     provenance = read_json(path) if path.exists() else {}
     text = (
-        environment()
+        card_templates()
         .get_template(TEMPLATE)
         .render(
             header=_header(manifest, provenance.get("language")),
@@ -202,25 +202,9 @@ def _pattern(manifest: Mapping[str, Any], folder: str, split: str) -> str:
     return names[0] if len(names) == 1 else f"{folder}/{split}-*.parquet"
 
 
-def environment() -> Any:
-    """Jinja as the cards in Markdown need it; a name that a template misspells is an error."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template_folder()),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "cell": markdown_cell,
-        "thousands": lambda number: f"{number:,}",
-        "percent": _percent,
-        "settings": _settings,
-        "bucket": _bucket,
-    }
-    return environment
+def card_templates() -> Any:
+    """Jinja with the filters of the cards in Markdown."""
+    return environment(percent=_percent, settings=_settings, bucket=_bucket)
 
 
 def _percent(share: float) -> str:

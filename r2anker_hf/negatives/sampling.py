@@ -6,7 +6,6 @@ A policy says from which documents a query's negatives are drawn and with which 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..draws import generator as generator_of
 from ..ranges import check_all
 from ..records import InputError
 
@@ -402,7 +402,7 @@ def draw_group(
         candidates = QueryCandidates.of_row(candidates)
     for option in ("max_score", "min_score"):
         _known(getattr(sampling, option), {**candidates.lists, **candidates.rankings}, option, "retriever")
-    generator = _generator(seed, epoch, candidates.query_id)
+    generator = generator_of(seed, epoch, candidates.query_id)
     positive = draw_positive(candidates.query_id, candidates.positives, seed, epoch)
     strata = policy_named(sampling.policy)(candidates, sampling)
     orders = [_order(stratum, generator) for stratum in strata]
@@ -425,7 +425,7 @@ def draw_positive(query_id: str, positives: Sequence[str], seed: int, epoch: int
         epoch: each run of `len(positives)` epochs goes through all of them once, in an order of its own.
     """
     round_, turn = divmod(epoch, len(positives))
-    return positives[_generator(seed, round_, f"positives of {query_id}").permutation(len(positives))[turn]]
+    return positives[generator_of(seed, round_, f"positives of {query_id}").permutation(len(positives))[turn]]
 
 
 def draw(
@@ -577,7 +577,7 @@ def draw_scored(
         doc_ids, values = draw_scored(query_id, others, count - 1, seed, epoch)
         return [first, *doc_ids], [scores.get(first, min(scores.values(), default=0.0)), *values]
     ranked = sorted(scores, key=lambda doc_id: (-scores[doc_id], doc_id))
-    generator = _generator(seed, epoch, query_id)
+    generator = generator_of(seed, epoch, query_id)
     best = BEST_OF_FUSED * count
     head = [ranked[index] for index in generator.permutation(min(best, len(ranked)))[: count // 2]]
     chosen = set(head)
@@ -605,14 +605,3 @@ def fused_scores(lists: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> 
             for doc_id in pool:
                 total[doc_id] += float(standard.get(doc_id, lowest)) / len(lists)
     return total
-
-
-def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch visits `size` training queries; depends on (size, seed, epoch) alone."""
-    return _generator(seed, epoch, "order of the queries").permutation(size)
-
-
-def _generator(seed: int, epoch: int, name: str) -> np.random.Generator:
-    # a hash, not Python's hash(): that one differs from process to process
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{name}".encode(), digest_size=16).digest()
-    return np.random.default_rng(int.from_bytes(digest, "little"))

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..evaluation.evaluation import Comparison, EvaluationReport, System
-from ..evaluation.report import axis_ticks, markdown_cell, p_value, signed, template_folder
+from ..evaluation.report import axis_ticks
 from ..files import read_json, sha256_file
-from ..negatives.card import draw_plots, environment
+from ..negatives.card import card_templates, draw_plots
 from ..stage import PROVENANCE_FILE
+from ..templates import markdown_cell, p_value, signed, template_folder
 from .evidence import Measured, measured_in
 from .mixtures import sets_of
 from .provenance import COMMIT, PINNED
@@ -82,7 +83,7 @@ def render(kind: str, provenance: Mapping[str, Any], measured: Sequence[Measured
     """The text of README.md."""
     sets = sets_of(provenance)
     return (
-        environment()
+        card_templates()
         .get_template(TEMPLATES[kind])
         .render(
             metadata=metadata(kind, provenance, measured).to_yaml(),

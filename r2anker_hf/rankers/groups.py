@@ -11,7 +11,8 @@ from typing import Any
 from torch.utils.data import Dataset, IterableDataset
 from transformers.trainer_utils import has_length
 
-from ..negatives.sampling import Sampling, SamplingOptions, draw_group, permutation
+from ..draws import permutation
+from ..negatives.sampling import Sampling, SamplingOptions, draw_group
 from ..records import InputError
 
 Row = Mapping[str, Any]

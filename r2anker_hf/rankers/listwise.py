@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,13 @@ from torch.utils.data import Dataset, Sampler
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, has_length
 
+from ..draws import permutation
 from ..evaluation.measures import measure_rankings, parse_measures
 from ..models.attention import override_dropout, use_matmul_attention
 from ..models.loading import StopDiverged, check_length, check_vocabulary, load_tokenizer
 from ..models.padding_free import batches, forward, is_padding_free, moved, use_padding_free
 from ..models.precision import choose_precision
-from ..models.trainers import keep_busy, use_one_gpu
+from ..models.trainers import EpochSampler, keep_busy, use_one_gpu
 from ..negatives.candidates import Candidates
 from ..negatives.sampling import (
     SamplingOptions,
@@ -30,7 +31,6 @@ from ..negatives.sampling import (
     draw_positive,
     draw_scored,
     fused_scores,
-    permutation,
     suspects_of,
 )
 from ..ranges import check_all
@@ -200,48 +200,6 @@ class TrainingGroups(Dataset):
             raise InputError(f"the candidates hold no scores of a teacher {self.config.teacher!r}; choices: {choices}")
         ranking = rankings[self.config.teacher]
         return dict(zip(ranking["doc_ids"], ranking["scores"], strict=True))
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Every query once an epoch, in an order that depends on (seed, epoch) alone.
-
-    The last batch is filled up from the head of the same order, so that every optimiser step of every epoch sees
-    exactly `whole_batch` queries. That makes batch size, accumulation steps and processes exchangeable.
-
-    Args:
-        size: training queries.
-        whole_batch: queries an optimiser step, over all processes and accumulation steps.
-        seed: of the training.
-        order: (seed, epoch) -> the items of an epoch; default a permutation of all (epoch, query).
-
-    >>> len(EpochSampler(size=10, whole_batch=4, seed=42))
-    12
-    """
-
-    def __init__(
-        self,
-        size: int,
-        whole_batch: int,
-        seed: int,
-        order: Callable[[int, int], Sequence[tuple[int, int]]] | None = None,
-    ):
-        self.size, self.whole_batch, self.seed, self.epoch = size, whole_batch, seed, 0
-        self.order = order or self._permuted
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch, also when it resumes."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.size // self.whole_batch) * self.whole_batch
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = self.order(self.seed, self.epoch)
-        for position in range(len(self)):
-            yield order[position % self.size]
-
-    def _permuted(self, seed: int, epoch: int) -> list[tuple[int, int]]:
-        return [(epoch, int(row)) for row in permutation(self.size, seed, epoch)]
 
 
 class ListwiseTrainer(Trainer):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from ..negatives.sampling import permutation
+from ..draws import permutation
 from ..records import InputError
 from .listwise import TrainingGroups
 

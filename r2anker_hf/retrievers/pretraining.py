@@ -37,9 +37,8 @@ from ..models.loading import StopDiverged, check_finite, check_source, load, loa
 from ..models.padding_free import LAYERS, moved, packed, use_packed_attention
 from ..models.precision import choose_precision
 from ..models.tokens import Tokens
-from ..models.trainers import keep_busy, use_one_gpu
+from ..models.trainers import EpochSampler, keep_busy, use_one_gpu
 from ..ranges import NOT_NEGATIVE, check_all
-from ..rankers.listwise import EpochSampler
 from ..records import InputError
 from .whole_words import Words
 

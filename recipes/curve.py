@@ -16,19 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from r2anker_hf.collection.collection import Collection, load_collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.evaluation.measures import evaluate_run, means, parse_measure
 from r2anker_hf.files import write_whole
-from r2anker_hf.models.precision import scoring_dtype
-from r2anker_hf.rankers.agreement import agreement
-from r2anker_hf.rankers.milestones import Seen, rankers_of
-from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import run_stage
+
+if TYPE_CHECKING:
+    from r2anker_hf.rankers.milestones import Seen
 
 FIRST_STAGE, TEACHER = "first stage", "teacher"
 COLOURS = ("#0072B2", "#777777", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # of the curve, then of the lines
@@ -71,6 +70,8 @@ class CurveConfig:
     )
 
     def __post_init__(self):
+        from r2anker_hf.models.precision import scoring_dtype
+
         self.measure, self.dtype = str(parse_measure(self.measure)), scoring_dtype(self.dtype)
         if not (self.ranker or self.rankers):
             raise InputError("give --ranker FOLDER, --rankers PAIRS=FOLDER ..., or both: without rankers is no curve")
@@ -110,6 +111,8 @@ def some_queries(collection: Collection, count: int) -> Collection:
 
 def found_rankers(config: CurveConfig) -> list[Seen]:
     """The rankers of the curve, by pairs."""
+    from r2anker_hf.rankers.milestones import Seen, rankers_of
+
     found = [Seen(Path(folder), int(pairs), None) for pairs, folder in config.rankers.items()]
     found += rankers_of(config.ranker) if config.ranker else []
     pairs = [one.pairs for one in found]
@@ -160,6 +163,8 @@ def rerank(config: CurveConfig, collection: Collection, first_stage: Run, one: S
     import torch
     from accelerate import PartialState
 
+    from r2anker_hf.rankers.ranker import CrossEncoderRanker
+
     options = {"batch_size": config.batch_size, "dtype": getattr(torch, config.dtype), "device": PartialState().device}
     ranker = CrossEncoderRanker.from_pretrained(one.folder, **options)
     return ranker.rerank(first_stage, collection, config.depth, progress=True, folder=work)
@@ -169,6 +174,7 @@ def measured(
     config: CurveConfig, collection: Collection, points: Sequence[tuple[Seen, Run]], lines: Mapping[str, Run]
 ) -> dict[str, Any]:
     """What curve.json holds."""
+    from r2anker_hf.rankers.agreement import agreement
 
     def value(run: Run) -> float:
         return means(evaluate_run(collection.qrels, run, [config.measure]))[config.measure]

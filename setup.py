@@ -85,7 +85,7 @@ setup(
     package_data={
         "r2anker_hf": ["py.typed", "**/*.jinja", "**/*.html", "**/*.css", "**/*.js", "**/*.txt"],
         "r2anker_hf.hub_cards": ["*"],
-        "r2anker_hf.recipes": ["run.sh", "*/*.sh", "*/*.yaml", "*/*.md"],
+        "r2anker_hf.recipes": ["run.sh", "nano/*.sh", "*/*.yaml", "msmarco/*.md"],
     },
     entry_points={"console_scripts": ["r2anker = r2anker_hf.cli:main"]},
     zip_safe=False,

@@ -17,8 +17,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Pages that lie elsewhere in the repository, and the pictures in them; on the site they keep their paths.
 TAKEN = (
-    *("CHANGELOG.md", "CONTRIBUTING.md", "recipes/README.md", "recipes/RESULTS.md", "recipes/LOG.md"),
-    *("recipes/msmarco/README.md", "recipes/retrieval_costs.png"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "recipes/README.md", "recipes/results/RESULTS.md", "recipes/results/LOG.md"),
+    *("recipes/msmarco/README.md", "recipes/results/retrieval_costs.png"),
 )
 LINK = re.compile(r"(?<!\!)\[([^\]\n]*(?:\n[^\]\n]+)?)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 CODE = re.compile(r"^(```.*?^```|<pre.*?^</pre>)", re.DOTALL | re.MULTILINE)
@@ -64,8 +64,8 @@ def links_for_site(markdown: str, page: str) -> str:
         markdown: text with links between files of the repository.
         page: the page's path on the site: below docs/, or one of `TAKEN`.
 
-    >>> links_for_site("[a](../../recipes/LOG.md#top), [b](../notebooks/c.ipynb), [d](../../setup.py)", "tasks/x.md")
-    '[a](../recipes/LOG.md#top), [b](../notebooks/c.md), d'
+    >>> links_for_site("[a](../../recipes/results/LOG.md#top), [b](../notebooks/c.ipynb), [d](../../setup.py)", "tasks/x.md")
+    '[a](../recipes/results/LOG.md#top), [b](../notebooks/c.md), d'
     """
     source = page if page in TAKEN else f"docs/{page}"
 

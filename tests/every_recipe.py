@@ -17,8 +17,11 @@ def _names(source: str) -> list[str]:
     return [argument.id for argument in call.args[1:]] if call else []
 
 
-CONFIGS = {path.stem: names for path in sorted(RECIPES.glob("*.py")) if (names := _names(path.read_text()))}
-"""Names of the configurations by recipe."""
+FILES = [*sorted(RECIPES.glob("*.py")), *sorted(RECIPES.glob("benchmarks/*.py"))]
+CONFIGS = {
+    str(path.relative_to(RECIPES).with_suffix("")): names for path in FILES if (names := _names(path.read_text()))
+}
+"""Names of the configurations by recipe, or benchmark."""
 
 
 def configs(stage: str) -> list[type]:

@@ -21,7 +21,7 @@ def recipe(stage):
     """The module of a recipe."""
     spec = importlib.util.spec_from_file_location(stage, RECIPES / f"{stage}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[stage] = module  # dataclasses look their module up
+    sys.modules[stage] = module  # dataclasses look their module up by this name
     spec.loader.exec_module(module)
     return module
 

@@ -11,7 +11,7 @@ from test_recipes import configs
 
 from r2anker_hf.config import parse_config
 
-LINKED = [*PAGES, *NOTEBOOKS, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "recipes/RESULTS.md"]
+LINKED = [*PAGES, *NOTEBOOKS, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "recipes/results/RESULTS.md"]
 MOST_WORDS = 19
 
 
@@ -94,9 +94,9 @@ def test_links_of_the_site():
     links, pages = hooks().links_for_site, hooks().TAKEN
     assert doctest.testmod(hooks()).failed == 0
     assert all((REPOSITORY / page).is_file() for page in pages)
-    said = "[a](LOG.md#x) [b](../docs/tasks/train.md) [c](run.sh) ![d](retrieval_costs.png) `[e](run.sh)`"
-    done = "[a](LOG.md#x) [b](../tasks/train.md) c ![d](retrieval_costs.png) `e`"
-    assert links(said, "recipes/README.md") == done
+    said = "[a](LOG.md#x) [b](../../docs/tasks/train.md) [c](../run.sh) ![d](retrieval_costs.png) `[e](run.sh)`"
+    done = "[a](LOG.md#x) [b](../../tasks/train.md) c ![d](retrieval_costs.png) `e`"
+    assert links(said, "recipes/results/RESULTS.md") == done
     assert links("```\n[c](run.sh)\n```", "recipes/README.md") == "```\n[c](run.sh)\n```"
 
 

@@ -14,7 +14,7 @@ from .base import IndexableCorpus, Retriever
 SAMPLE = {"bm25": 10_000, "dense": 768, "splade": 384}  # passages: some ten seconds' work on two cores
 _QUERIES = 100
 _IDS = 100  # bytes that a document id takes as a Python string, in its list and in the corpus's own table
-_BM25_TERM = 36  # bytes a term of a passage while bm25s makes its index (recipes/RESULTS.md)
+_BM25_TERM = 36  # bytes a term of a passage while bm25s makes its index (recipes/results/RESULTS.md)
 
 
 class Plan(NamedTuple):

@@ -2,8 +2,8 @@
 # The distillation rows of RESULTS.md: from what `make demo` left in out/nano, MiniLM learns from the labels, from the
 # ranker, and from both, on the same tuples and for as many steps, three seeds; then all retrieve the test queries.
 #
-#     bash recipes/distil_cpu.sh             # some 30 minutes on two CPU cores
-#     ROUNDS=2 bash recipes/distil_cpu.sh    # and a second round: the distilled retriever mines negatives for a new ranker
+#     bash recipes/results/distil_cpu.sh             # some 30 minutes on two CPU cores
+#     ROUNDS=2 bash recipes/results/distil_cpu.sh    # and a second round: the distilled retriever mines negatives for a new ranker
 #
 # NANO        what `make demo` wrote                        (default out/nano)
 # COLLECTION, NEGATIVES, TEACHER                            of another collection: mine.py's and train_ranker.py's folders
@@ -12,7 +12,7 @@
 # SEEDS, OBJECTIVES, TRAINING                               what is compared, and further options of its training
 # SPLIT       the split to measure with; choose on dev      (default test)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 NANO=${NANO:-out/nano}
 COLLECTION=${COLLECTION:-apidocs}

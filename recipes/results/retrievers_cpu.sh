@@ -2,9 +2,9 @@
 # The retriever rows of RESULTS.md at CPU size, from MiniLM: BM25, the dense retriever untrained (D0) and after one and
 # two stages (D1, D2), and SPLADE after one and two (L1, L2), in one report. DATA holds the BEIR folders.
 #
-#     DATA=path/to/folders bash recipes/retrievers_cpu.sh scifact|nfcorpus
+#     DATA=path/to/folders bash recipes/results/retrievers_cpu.sh scifact|nfcorpus
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 name=${1:?scifact or nfcorpus}
 OUT=${OUT:-out/retrievers_cpu}/$name

@@ -2,8 +2,8 @@
 # The pre-training rows of RESULTS.md: a small encoder from scratch, as it is, after masked language modelling, and after
 # ED-MLM, for as many steps; then each is fine-tuned on the same queries and negatives and retrieves the test queries.
 #
-#     DATA=path/to/folders bash recipes/pretrain_cpu.sh msmarco-devsmall-pos
-#     bash recipes/pretrain_cpu.sh apidocs
+#     DATA=path/to/folders bash recipes/results/pretrain_cpu.sh msmarco-devsmall-pos
+#     bash recipes/results/pretrain_cpu.sh apidocs
 #
 # OUT          folder for all results                       (default out/pretrain_cpu)
 # SEEDS        of the fine-tuning                           (default 42 43 44)
@@ -12,7 +12,7 @@
 # LENGTH       tokens of a passage                          (default 64)
 # PRETRAINING, FINETUNING                                   further options of either
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 name=${1:?apidocs, or a folder of DATA}
 COLLECTION=apidocs

@@ -1,10 +1,10 @@
 """Bench: listwise training of the same groups by this package and by sentence-transformers' CrossEncoderTrainer.
 
-    python recipes/bench_training.py --model M --collection msmarco-devsmall-pos
+    python recipes/benchmarks/training.py --model M --collection msmarco-devsmall-pos
 
 On CUDA, a BERT-base-sized model from its configuration and the paper's 12 x 41 pairs:
 
-    python recipes/bench_training.py --model TOKENIZER --base_size --collection C \
+    python recipes/benchmarks/training.py --model TOKENIZER --base_size --collection C \
         --precisions bf16 --queries 12 --negatives 40 --batch_sizes 1 2 4 12 --steps 20
 
 Both sides: random negatives, the model's own dropout, all weights trained, fused AdamW, equal queries an optimiser

@@ -1,6 +1,6 @@
 """Benchmark: the candidates stage alone, over synthetic runs of any size. Prints seconds, memory, bytes a candidate.
 
-    python recipes/bench_mining.py --queries 50000 --folder /scratch/bench
+    python recipes/benchmarks/mining.py --queries 50000 --folder /scratch/bench
 
 Three runs of 200 documents a query over 1,000,000 ids are written, mined by a process of its own (one core) and
 streamed back. Nothing of it is a result about retrieval.

@@ -1,6 +1,6 @@
 """Bench: reranking the same run by this package and by sentence-transformers' `CrossEncoder.predict`.
 
-    python recipes/bench_reranking.py --model M --collection msmarco-dl19-pool --first_stage BM25.trec
+    python recipes/benchmarks/reranking.py --model M --collection msmarco-dl19-pool --first_stage BM25.trec
 
 M is any encoder (its head is fresh: time does not depend on what it learned). Both sides begin with texts; ours
 tokenises all of them within the time measured. `CrossEncoder.predict` runs at the fastest of `batch_sizes`, chosen in

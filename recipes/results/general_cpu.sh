@@ -2,14 +2,14 @@
 # The rows of RESULTS.md on one ranker for four collections: trained on a mixture of their training queries, by labels and
 # by fused first stages, then measured on each. Resumable; some 105 minutes of training on one core with AVX512_BF16.
 #
-#     DATA=path/to/folders bash recipes/general_cpu.sh
+#     DATA=path/to/folders bash recipes/results/general_cpu.sh
 #
 # DATA         holds the BEIR folders nfcorpus, scifact, msmarco-devsmall-pos and msmarco-dl19-pool
 # OUT          folder for all results                       (default out/general_cpu)
 # STEPS        of 16 queries with 8 passages each           (default 2250)
 # SEEDS        of the training                              (default 42)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 OUT=${OUT:-out/general_cpu}
 STEPS=${STEPS:-2250}

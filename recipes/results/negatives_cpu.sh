@@ -2,12 +2,12 @@
 # The negatives of msmarco-devsmall-pos from three runs over its training queries: how fast they are mined, the audit,
 # and the distances of Figure 2. The rows "Negatives" of RESULTS.md.
 #
-#     DATA=path/to/folders bash recipes/negatives_cpu.sh BM25/run.trec DENSE/run.trec SPLADE/run.trec
+#     DATA=path/to/folders bash recipes/results/negatives_cpu.sh BM25/run.trec DENSE/run.trec SPLADE/run.trec
 #
 # DATA holds the BEIR folder msmarco-devsmall-pos; each run goes down to rank 200 at least. Results are in OUT
 # (out/negatives_cpu): negatives/README.md is the card with the audit, negatives/suspicious.md is to be read.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 OUT=${OUT:-out/negatives_cpu}
 runs="bm25=${1:?a run of BM25} dense=${2:?one of a dense retriever} splade=${3:?one of SPLADE}"

@@ -1,7 +1,7 @@
 """Bench: what each first stage costs at 10,000 to 1,000,000 synthetic passages, beside its engine called directly.
 
-    python recipes/bench_retrieval.py --output_dir D                    # all of it, some 20 minutes on two cores
-    python recipes/bench_retrieval.py --output_dir D --retrievers bm25 --sizes 10000 --queries 200
+    python recipes/benchmarks/retrieval.py --output_dir D                    # all of it, some 20 minutes on two cores
+    python recipes/benchmarks/retrieval.py --output_dir D --retrievers bm25 --sizes 10000 --queries 200
 
 Each (retriever, size) runs in a process of its own, whose peak memory is measured before the engines are; all run in
 it one after the other, the median of three rounds each. Passages are Zipf-distributed words (BM25: 40, SPLADE: 64), or

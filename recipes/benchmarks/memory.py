@@ -1,7 +1,7 @@
 """Bench: what a training step holds in memory for groups of 41 and of 401 pairs, with one memory budget.
 
-    python recipes/bench_memory.py --model M --memory_budget 8
-    python recipes/bench_memory.py --model M --queries 1 --sizes 41 401 --memory_budget 0.5 --tokens 64
+    python recipes/benchmarks/memory.py --model M --memory_budget 8
+    python recipes/benchmarks/memory.py --model M --queries 1 --sizes 41 401 --memory_budget 0.5 --tokens 64
 
 Pairs are random tokens of full length. Prints for each group size the peak memory (CUDA: allocated; CPU: resident, of
 a process that runs the sizes in this order, so later ones can only be larger) and pairs a second. Minutes on a CPU.

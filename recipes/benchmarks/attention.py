@@ -1,6 +1,6 @@
 """Bench: training on this CPU in bfloat16, with PyTorch's fused attention and with two matrix products.
 
-    python recipes/bench_attention.py --model M
+    python recipes/benchmarks/attention.py --model M
 
 Padded batches, as models have them that cannot run without padding. No dropout. Both sides run in turn in one process;
 prints the median of pairs a second and the ratio. A minute.

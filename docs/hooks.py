@@ -64,8 +64,8 @@ def links_for_site(markdown: str, page: str) -> str:
         markdown: text with links between files of the repository.
         page: the page's path on the site: below docs/, or one of `TAKEN`.
 
-    >>> links_for_site("[a](../../recipes/results/LOG.md#top), [b](../notebooks/c.ipynb), [d](../../setup.py)", "tasks/x.md")
-    '[a](../recipes/results/LOG.md#top), [b](../notebooks/c.md), d'
+    >>> links_for_site("[a](../../CHANGELOG.md#top), [b](../notebooks/c.ipynb), [d](../../setup.py)", "tasks/x.md")
+    '[a](../CHANGELOG.md#top), [b](../notebooks/c.md), d'
     """
     source = page if page in TAKEN else f"docs/{page}"
 

@@ -12,6 +12,8 @@ OUT ?= out/nano
 HUB ?= out/hub
 PORT ?= 8765
 PYTEST_ARGS ?=
+# Processes that share the tests, each the half of the files until one of them is done.
+JOBS ?= 2
 
 # A second environment for the lowest versions, and the tests of what meets them: arrays, formats, models, trainers.
 LOWEST := .venv-lowest
@@ -81,15 +83,15 @@ test test-all test-lowest doctest: export HF_HUB_OFFLINE := 1
 test test-all test-lowest doctest: export HF_DATASETS_OFFLINE := 1
 test test-all test-lowest doctest: export TOKENIZERS_PARALLELISM := false
 # Toy models gain nothing from threads, and lose much on a busy machine.
-test-lowest: export OMP_NUM_THREADS := 1
+test test-all test-lowest: export OMP_NUM_THREADS := 1
 
 .PHONY: test
 test: lint doctest ## linter, doctests and every test that is not slow
-	$(PYTEST) -m 'not slow' $(PYTEST_ARGS) tests
+	$(PYTEST) -n $(JOBS) --dist worksteal -m 'not slow' $(PYTEST_ARGS) tests
 
 .PHONY: test-all
 test-all: lint doctest ## the same with the slow tests
-	$(PYTEST) $(PYTEST_ARGS) tests
+	$(PYTEST) -n $(JOBS) --dist worksteal $(PYTEST_ARGS) tests
 
 # The lowest versions have built packages for the oldest Python only; compiling them is not what is tested.
 $(LOWEST)/.installed: $(INSTALLED) tests/lowest.py

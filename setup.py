@@ -51,6 +51,7 @@ EXTRAS = {
         "PyStemmer>=2.2.0.3,<4",
         "pytest>=8,<10",
         "pytest-timeout>=2.3.1,<3",
+        "pytest-xdist>=3.6,<4",
         "ruff>=0.17,<0.18",
     ],
 }

@@ -60,11 +60,13 @@ for seed in $SEEDS; do
     --report_to none --output_dir "$ranker"
 
   for name in nfcorpus scifact apidocs; do
+    top=(--depth 100)
+    if [ "$name" != apidocs ]; then top=(--depth 50 --max_windows 4); fi # abstracts of 300 tokens; chosen on nfcorpus' dev
     weights=(--method standardise) # equal ones where no split but the trained one could choose
     if [ "$name" != scifact ]; then
       first_stages "$name" dev
       python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$name/train/fused" --output_dir "$OUT/$name/dev/pool"
-      python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split dev --depth 100 \
+      python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split dev "${top[@]}" \
         --first_stage "$OUT/$name/dev/pool/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/dev/ranker-$seed"
       weights=("${at[@]}" --dev_split dev
         --dev_runs ranker="$OUT/$name/dev/ranker-$seed/run.trec" "${lists[@]}")
@@ -78,7 +80,7 @@ for seed in $SEEDS; do
     python recipes/fuse.py "${at[@]}" --dev_split "$dev" --dev_runs "${chooser[@]}" \
       --runs "${lists[@]}" --output_dir "$OUT/$name/test/fused"
     python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$name/train/fused" --output_dir "$OUT/$name/test/pool"
-    python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split test --depth 100 \
+    python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split test "${top[@]}" \
       --first_stage "$OUT/$name/test/pool/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/test/ranker-$seed"
     python recipes/fuse.py --within ranker --runs ranker="$OUT/$name/test/ranker-$seed/run.trec" "${lists[@]}" \
       "${weights[@]}" --output_dir "$OUT/$name/test/interpolated-$seed"

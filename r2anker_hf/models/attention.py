@@ -111,20 +111,20 @@ def packed_attention(
         return by_length(
             query, key, value, lengths_q, lengths_k, scaling, dropout, sliding_window, module.training
         ), None
-    tokens = [values[0].transpose(0, 1) for values in (query, key, value)]  # [tokens, heads, head size]
+    q, k, v = (values[0].transpose(0, 1) for values in (query, key, value))  # [tokens, heads, head size]
     starts_and_longest = cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k
     window = (-1, -1) if sliding_window is None else (sliding_window - 1, sliding_window - 1)
     if is_flash_attn_2_available():
         from flash_attn import flash_attn_varlen_func
 
         options = {"dropout_p": dropout, "softmax_scale": scaling, "window_size": window}
-        output = flash_attn_varlen_func(*tokens, *starts_and_longest, **options)
+        output = flash_attn_varlen_func(q, k, v, *starts_and_longest, **options)
     elif dropout:
-        output = nested(*tokens, cu_seq_lens_q, cu_seq_lens_k, lengths_q, lengths_k, scaling, dropout)
+        output = nested(q, k, v, cu_seq_lens_q, cu_seq_lens_k, lengths_q, lengths_k, scaling, dropout)
     else:
         from torch.nn.attention.varlen import varlen_attn
 
-        output = varlen_attn(*tokens, *starts_and_longest, scale=scaling, window_size=window)
+        output = varlen_attn(q, k, v, *starts_and_longest, scale=scaling, window_size=window)
     return output[None], None
 
 

@@ -86,7 +86,7 @@ def forward(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], lengt
     lengths = np.asarray(lengths)
     longest = int(lengths.max())
     inputs = {name: values[:, :longest] for name, values in inputs.items() if name != "attention_mask"}
-    plain = getattr(model, "module", model)
+    plain: Any = getattr(model, "module", model)
     if is_padding_free(model):
         inputs = packed(inputs, lengths, plain.config)
     else:

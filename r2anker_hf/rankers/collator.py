@@ -16,7 +16,7 @@ from ..records import InputError
 Text = str | Sequence[int] | np.ndarray
 """A text, or its token ids without special tokens."""
 
-Pair = tuple[Sequence[int], Sequence[int]]
+Pair = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]
 """Token ids of a query and of a document."""
 
 

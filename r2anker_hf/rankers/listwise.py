@@ -504,7 +504,7 @@ class _Groups:
         tokens: of a chunk, padding included.
     """
 
-    def __init__(self, model: Callable[..., Any], inputs: Mapping[str, torch.Tensor | np.ndarray], tokens: int):
+    def __init__(self, model: Callable[..., Any], inputs: Mapping[str, Any], tokens: int):
         rest = dict(inputs)
         self.labels, self.mask, self.sources = rest.pop("labels", None), rest.pop("mask"), rest.pop("sources", None)
         self.relevant = rest.pop("relevant", None)
@@ -540,9 +540,7 @@ def _score(model, flat: Mapping[str, torch.Tensor], rows: torch.Tensor, lengths:
     return forward(model, {name: values.index_select(0, rows) for name, values in flat.items()}, lengths)
 
 
-def score_groups(
-    model: Callable[..., Any], inputs: Mapping[str, torch.Tensor | np.ndarray], tokens: int | None = None
-) -> torch.Tensor:
+def score_groups(model: Callable[..., Any], inputs: Mapping[str, Any], tokens: int | None = None) -> torch.Tensor:
     """Score the real documents of each group, pairs of like length together so that little is padded, or nothing.
 
     Args:

@@ -42,8 +42,10 @@ SHARD = 64  # default batches whose scores reach the disk together: what a kille
 SCORES = re.compile(r"scores-\d+(-[0-9a-f]{32})?\.npy")  # without a hash: of version 0.1.0
 MAX_LENGTH = 128  # of a pair where nothing else is said (R2ANKER, appendix C)
 # Of a model's configuration: what `save_pretrained` writes, and the names of things.
-NOT_COMPUTED_WITH = ("r2anker", "sbert_ce_default_activation_function", "sentence_transformers", "architectures")
-NOT_COMPUTED_WITH += ("_name_or_path", "transformers_version", "id2label", "label2id", "dtype")
+NOT_COMPUTED_WITH = (
+    *("r2anker", "sbert_ce_default_activation_function", "sentence_transformers", "architectures"),
+    *("_name_or_path", "transformers_version", "id2label", "label2id", "dtype"),
+)
 
 
 class Reranker(ABC):
@@ -177,9 +179,9 @@ class CrossEncoderRanker(Reranker):
         """
         if not Path(model).is_dir():
             revision = resolved(str(model), revision)
-        given = {"kind": "ranker", "fresh_head": fresh_head, "labels": 1}
+        auto = AutoModelForSequenceClassification
         with seeded(seed):
-            loaded = load(AutoModelForSequenceClassification, model, revision, **given)
+            loaded = load(auto, model, revision, kind="ranker", fresh_head=fresh_head, labels=1)
         tokenizer = load_tokenizer(model, revision, "ranker")
         check_vocabulary(loaded, tokenizer, model)
         limits = getattr(loaded.config, "r2anker", None) or {}
@@ -225,8 +227,12 @@ class CrossEncoderRanker(Reranker):
         Returns:
             A dictionary per document: `corpus_id`, its place in `documents`, `score`, and `text` if asked for.
         """
-        options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, "activation_fn": activation_fn}
-        scores = self.predict([(query, document) for document in documents], **options)
+        scores = self.predict(
+            [(query, document) for document in documents],
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
+        )
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
         ranked = [{"corpus_id": place, "score": float(scores[place])} for place in order]
         return [{**one, "text": documents[one["corpus_id"]]} for one in ranked] if return_documents else ranked

@@ -220,7 +220,7 @@ class GroupedListwiseCollator:
         windows = _scatter(torch.from_numpy(counts), mask)
         totals = windows.sum(dim=1)
         real = torch.arange(int(totals.max()))[None, :] < totals[:, None]
-        batch = {name: _scatter(values, real) for name, values in pairs.items()}
+        batch: dict[str, torch.Tensor | np.ndarray] = {n: _scatter(values, real) for n, values in pairs.items()}
         batch |= {"mask": mask, "lengths": _scatter(lengths, real).numpy()}
         if counts.max() > 1:
             batch["windows"] = windows.numpy()

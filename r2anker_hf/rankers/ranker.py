@@ -187,7 +187,8 @@ class CrossEncoderRanker(Reranker):
         limits = getattr(loaded.config, "r2anker", None) or {}
         max_length = max_length or limits.get("max_length") or min(MAX_LENGTH, positions(loaded) or MAX_LENGTH)
         check_length(loaded, max_length, model)
-        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        loaded.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper hides the types of `to`
         max_query_length = max_query_length or query_limit(limits, tokenizer)
         max_windows = limits.get("max_windows", 1) if max_windows is None else max_windows
         return cls(loaded, tokenizer, max_length, max_query_length, max_windows=max_windows, **kwargs)
@@ -267,7 +268,9 @@ class CrossEncoderRanker(Reranker):
         pairs = _pairs([inputs] if alone else inputs)
         unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
         found = self.score(unique, bool(show_progress_bar), len(unique), batch_size)
-        scores = found[[unique[pair] for pair in pairs]] if len(unique) < len(pairs) else found
+        scores: np.ndarray | torch.Tensor = (
+            found[[unique[pair] for pair in pairs]] if len(unique) < len(pairs) else found
+        )
         if activation_fn is not None or convert_to_tensor:
             values = torch.from_numpy(scores).to(self.model.device if convert_to_tensor else "cpu")
             values = values if activation_fn is None else activation_fn(values)
@@ -374,8 +377,14 @@ class CrossEncoderRanker(Reranker):
                 repo_id = api.create_repo(repo_id, private=private, exist_ok=exist_ok or create_pr).repo_id
                 if revision is not None:
                     api.create_branch(repo_id, branch=revision, exist_ok=True)
-                options = {"commit_message": commit_message, "revision": revision, "create_pr": create_pr}
-                return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **options).commit_url)
+                sent = api.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=folder,
+                    commit_message=commit_message,
+                    revision=revision,
+                    create_pr=create_pr,
+                )
+                return str(sent.commit_url)
             except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError) as error:
                 raise InputError(f"{repo_id}: not pushed: {str(error).strip().splitlines()[0]}") from error
 

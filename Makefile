@@ -26,7 +26,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
 DOCS_INSTALLED := $(VENV)/.installed-docs
-TYPED := $(foreach module,records run collection measures evaluation,$(wildcard r2anker_hf/$(module).py))
+TYPED := r2anker_hf
 PYTEST = $(BIN)/python -m pytest --timeout 1200
 
 INTERPRETERS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
@@ -119,7 +119,7 @@ format: install ## let ruff put rules and layout right
 	$(BIN)/ruff format .
 
 .PHONY: types
-types: $(DEV_INSTALLED) ## mypy on the part without tensors
+types: $(DEV_INSTALLED) ## mypy on the package
 	$(BIN)/mypy $(TYPED)
 
 # mkdocs-material advertises its successor otherwise.

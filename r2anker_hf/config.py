@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import types
-from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -147,7 +147,7 @@ def save_config(config: Any, folder: str | os.PathLike) -> Path:
 class _Parser(HfArgumentParser):
     """HfArgumentParser with `--config`, fields of type `dict[str, ...]`, and errors of one line."""
 
-    def __init__(self, configs: Iterable[type], **kwargs: Any):
+    def __init__(self, configs: Iterable[Any], **kwargs: Any):
         # An abbreviated option would change its meaning on the day that another one gets the same beginning.
         usage = "%(prog)s [--config FILE.yaml] [--option value ...]"
         texts = {"usage": usage, "epilog": _EPILOG}
@@ -181,7 +181,7 @@ class _Parser(HfArgumentParser):
         for action in self._actions:
             action.required = action.required and action.dest not in values
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Namespace, list[str]]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse, and every value is in the range of its option."""
         found, rest = super().parse_known_args(args, namespace)
         for config in self.dataclass_types:
@@ -255,7 +255,8 @@ def _for_argparse(field: dataclasses.Field) -> dataclasses.Field:
     plain = copy.copy(field)
     others = {key: value for key, value in field.metadata.items() if key not in ("range", "formerly")}
     former = field.metadata.get("formerly")
-    plain.metadata = {**others, "aliases": [f"--{former}"], "action": _StoreRenamed} if former else others
+    renamed = {"aliases": [f"--{former}"], "action": _StoreRenamed} if former else {}
+    plain.metadata = types.MappingProxyType({**others, **renamed})
     return plain
 
 

@@ -62,7 +62,7 @@ def refusal(error: BaseException, output_dir: str | os.PathLike | None = None) -
         return str(error)
     if not isinstance(error, OSError):
         return None
-    above = bool(output_dir and isinstance(error.filename, str)) and Path(output_dir).is_relative_to(error.filename)
+    above = output_dir and isinstance(error.filename, str) and Path(output_dir).is_relative_to(error.filename)
     return f"{error.filename or 'writing'}: {error.strerror}" if above or error.errno in _REFUSALS else None
 
 

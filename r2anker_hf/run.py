@@ -238,7 +238,9 @@ def check_run(
             f"{where}: ranks {len(run)} queries{first}, but none of the {len(queries)} of split {split!r}; "
             "are both of one collection and split?"
         )
-    for query_id in (query_id for query_id in queries if corpus is not None and query_id in run):
+    if corpus is None:
+        return
+    for query_id in (query_id for query_id in queries if query_id in run):
         for document in run[query_id][:depth]:
             if document.doc_id not in corpus:
                 raise InputError(f"{where}, query {query_id!r}: document {document.doc_id!r} is not in the corpus")

@@ -37,7 +37,9 @@ def pseudo_queries(split: str, document: Callable[[int], Document], size: int) -
     Raises:
         InputError: no passage has a title or a first sentence of 3 to 30 words.
     """
-    count = min(size, int(SPLIT.fullmatch(split)["count"] or size))
+    match = SPLIT.fullmatch(split)
+    assert match is not None, split
+    count = min(size, int(match["count"] or size))
     found = 0
     for stretch in range(count):
         for position in range(stretch * size // count, (stretch + 1) * size // count):

@@ -7,7 +7,9 @@ the cache. On CPUs that have no matrix units but AVX512_BF16, products make a st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,26 +113,30 @@ def packed_attention(
         return by_length(
             query, key, value, lengths_q, lengths_k, scaling, dropout, sliding_window, module.training
         ), None
-    tokens = [values[0].transpose(0, 1) for values in (query, key, value)]  # [tokens, heads, head size]
-    starts_and_longest = cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k
+    q, k, v = (values[0].transpose(0, 1) for values in (query, key, value))  # [tokens, heads, head size]
+    starts: tuple[Any, Any] = cu_seq_lens_q, cu_seq_lens_k  # given wherever lengths are
     window = (-1, -1) if sliding_window is None else (sliding_window - 1, sliding_window - 1)
     if is_flash_attn_2_available():
         from flash_attn import flash_attn_varlen_func
 
         options = {"dropout_p": dropout, "softmax_scale": scaling, "window_size": window}
-        output = flash_attn_varlen_func(*tokens, *starts_and_longest, **options)
+        output = flash_attn_varlen_func(q, k, v, *starts, max_length_q, max_length_k, **options)
     elif dropout:
-        output = nested(*tokens, cu_seq_lens_q, cu_seq_lens_k, lengths_q, lengths_k, scaling, dropout)
+        output = nested(q, k, v, *starts, lengths_q, lengths_k, scaling, dropout)
     else:
         from torch.nn.attention.varlen import varlen_attn
 
-        output = varlen_attn(*tokens, *starts_and_longest, scale=scaling, window_size=window)
+        longest = max_length_q, max_length_k
+        output = varlen_attn(q, k, v, *starts, *longest, scale=scaling, window_size=window)
     return output[None], None
+
+
+_padded_mask: Callable[..., torch.Tensor | None] = sdpa_mask
 
 
 def packed_mask(*args: object, attention_mask: torch.Tensor | None = None, **kwargs: object) -> torch.Tensor | None:
     """No mask for a packed batch, which needs none; for a padded one that of PyTorch's attention."""
-    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+    return None if attention_mask is None else _padded_mask(*args, attention_mask=attention_mask, **kwargs)
 
 
 def by_length(
@@ -177,8 +183,8 @@ def nested(
 
 def _nested(values: torch.Tensor, starts: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
     # both extremes given: PyTorch would otherwise read them from the device, in every layer
-    extremes = {"min_seqlen": int(lengths.min()), "max_seqlen": int(lengths.max())}
-    return torch.nested.nested_tensor_from_jagged(values, starts, **extremes)
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    return torch.nested.nested_tensor_from_jagged(values, starts, min_seqlen=shortest, max_seqlen=longest)
 
 
 def use_matmul_attention(model: PreTrainedModel) -> None:

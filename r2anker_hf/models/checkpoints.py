@@ -34,7 +34,7 @@ def train(trainer: Trainer) -> None:
     """
     if trainer.is_fsdp_enabled:
         raise InputError("FSDP is not supported: start with recipes/accelerate_configs/multi_gpu.yaml")
-    folder = Path(trainer.args.output_dir)
+    folder = Path(output_dir(trainer.args))
     trainer.add_callback(_Sealing(trainer.args.save_total_limit))
     trainer.args.save_total_limit = None  # the Trainer would remove the old one before the new one counts
     if is_main_process():
@@ -42,6 +42,12 @@ def train(trainer: Trainer) -> None:
     wait_for_all()
     newest = max(_checkpoints(folder), default=None)
     trainer.train(resume_from_checkpoint=newest and os.fspath(newest[1]))
+
+
+def output_dir(args: TrainingArguments) -> str:
+    """The folder of a training."""
+    assert args.output_dir is not None  # transformers fills in what was left out
+    return args.output_dir
 
 
 def remove_broken(folder: Path) -> None:
@@ -81,8 +87,8 @@ class _Sealing(TrainerCallback):
         """Called by the trainer, on every process, after it wrote a checkpoint."""
         wait_for_all()
         if is_main_process():
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-            rotate_checkpoints(args.output_dir, self.limit, state.best_model_checkpoint)
+            seal(Path(output_dir(args)) / f"checkpoint-{state.global_step}")
+            rotate_checkpoints(output_dir(args), self.limit, state.best_model_checkpoint)
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -199,7 +199,8 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     """Refuse a tokenizer without words, or with tokens that the model has no embedding for."""
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise InputError(f"{source}: holds no tokenizer's vocabulary ({', '.join(TOKENIZERS)})")
-    rows = len(model.get_input_embeddings().weight)
+    embeddings: Any = model.get_input_embeddings()
+    rows = len(embeddings.weight)
     if len(tokenizer) > rows:
         raise InputError(
             f"{source}: its tokenizer has {len(tokenizer)} tokens, but its embedding only {rows}; "

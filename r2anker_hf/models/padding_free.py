@@ -53,7 +53,8 @@ def use_padding_free(model: PreTrainedModel) -> bool:
         warnings.warn(f"{model.name_or_path}: runs with padding, {reason}; without: {', '.join(LAYERS)}", stacklevel=2)
         return False
     use_packed_attention(model)
-    last = model.get_submodule(LAYERS[kind])[-1]
+    layers: Any = model.get_submodule(LAYERS[kind])
+    last = layers[-1]
     run = _first_tokens_as_bert if kind in BUILT_AS_BERT else _first_tokens
     last.forward = partial(run, last)
     return True
@@ -86,7 +87,7 @@ def forward(model: Callable[..., Any], inputs: Mapping[str, torch.Tensor], lengt
     lengths = np.asarray(lengths)
     longest = int(lengths.max())
     inputs = {name: values[:, :longest] for name, values in inputs.items() if name != "attention_mask"}
-    plain = getattr(model, "module", model)
+    plain: Any = getattr(model, "module", model)
     if is_padding_free(model):
         inputs = packed(inputs, lengths, plain.config)
     else:
@@ -161,7 +162,7 @@ def _first_tokens(layer: torch.nn.Module, hidden_states: torch.Tensor, *args, **
     return output if starts is None else output.transpose(0, 1)[starts[:-1].long()]
 
 
-def _first_tokens_as_bert(layer: torch.nn.Module, hidden_states: torch.Tensor, *args, **kwargs):
+def _first_tokens_as_bert(layer: Any, hidden_states: torch.Tensor, *args, **kwargs):
     """As `_first_tokens`, computing no other row: the first token's query meets the keys of its whole pair."""
     starts = kwargs.get("cu_seq_lens_q")
     if starts is None:
@@ -184,6 +185,6 @@ def _first_tokens_as_bert(layer: torch.nn.Module, hidden_states: torch.Tensor, *
     return layer.feed_forward_chunk(output).transpose(0, 1)
 
 
-def _heads(values: torch.Tensor, attention: torch.nn.Module) -> torch.Tensor:
+def _heads(values: torch.Tensor, attention: Any) -> torch.Tensor:
     """[1, tokens, hidden size] to [1, heads, tokens, head size]."""
     return values.view(*values.shape[:2], -1, attention.attention_head_size).transpose(1, 2)

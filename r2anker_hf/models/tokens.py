@@ -60,9 +60,13 @@ class Tokens:
         same, changed = _compared(blocks, known or [])
         if known is None or changed or same < len(known):
             kept = cls.read((), folder) if same else None
-            before = (kept.at(position) for position in range(same * TEXTS_AT_ONCE)) if kept else ()
+            before: Iterable[np.ndarray] = (
+                (kept.at(position) for position in range(same * TEXTS_AT_ONCE)) if kept else ()
+            )
             digests = (known or [])[:same]
-            tokens = chain(before, _tokenised(chain(changed, blocks), digests, tokenizer, limit))
+            tokens: Iterator[Sequence[int] | np.ndarray] = chain(
+                before, _tokenised(chain(changed, blocks), digests, tokenizer, limit)
+            )
             unfinished = folder.with_name(f".{folder.name}.partial")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
@@ -192,7 +196,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[in
     return tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
 
 
-def _write(folder: Path, texts: Iterator[list[int]], dtype: type) -> None:
+def _write(folder: Path, texts: Iterator[Sequence[int] | np.ndarray], dtype: type) -> None:
     ends, total = [], 0
     with open(folder / "raw", "wb") as file:
         for tokens in texts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from torch.utils.data import Sampler
 from transformers import TrainingArguments
@@ -45,9 +46,10 @@ def keep_busy(args: TrainingArguments) -> None:
     Raises:
         InputError: dispatch_batches is set; the process that read a batch would send the others its tensors only.
     """
-    if args.accelerator_config.dispatch_batches:
+    accelerator: Any = args.accelerator_config  # an AcceleratorConfig by now, whatever was given
+    if accelerator.dispatch_batches:
         raise InputError("dispatch_batches is true, but every process has to read its own batches: leave it out")
-    args.accelerator_config.non_blocking = args.dataloader_pin_memory
+    accelerator.non_blocking = args.dataloader_pin_memory
     args.logging_nan_inf_filter = False  # it reads each step's loss, and hides those that are not a number
 
 

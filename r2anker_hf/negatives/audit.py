@@ -248,7 +248,7 @@ class _Examined:
             doc_id = max(copies, key=lambda d: (copies[d].same, copies[d].jaccard, d))
             near = copies[doc_id]
             reason = "same text" if near.same else f"{near.jaccard:.0%} of the shingles shared"
-            size = (near.same, round(near.jaccard, 9), _tie(candidates.query_id))
+            size: tuple[object, ...] = (near.same, round(near.jaccard, 9), _tie(candidates.query_id))
             self._keep("duplicates", size, query, candidates, ranks, doc_id, near.positive, reason)
         if suspects:
             scores = self._scores(candidates)

@@ -325,7 +325,7 @@ def run_facts(path: str | os.PathLike) -> dict[str, Any]:
     if not (config.is_file() and provenance.is_file()):
         return facts
     settings, origin = read_yaml(config), read_json(provenance)
-    left_out = {*_NOT_SETTINGS, *_OF_OTHER_RETRIEVERS.get(settings.get("retriever"), ())}
+    left_out = {*_NOT_SETTINGS, *_OF_OTHER_RETRIEVERS.get(settings.get("retriever", ""), ())}
     facts["settings"] = {
         key: public_name(value)
         for key, value in settings.items()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from ..files import read_lines
 from ..names import checked_id, checked_ids, checked_name
@@ -320,7 +320,8 @@ class _Folder:
 
     def __init__(self, folder: Path, split: str):
         self.folder, self.split = folder, split
-        self.stack, self.files = ExitStack(), {}
+        self.stack = ExitStack()
+        self.files: dict[str, TextIO] = {}
         self.queries: dict[str, dict[str, int]] = {}  # by query, how many documents of each run were written
         self.documents: set[str] = set()
         self.judged: set[tuple[str, str]] = set()

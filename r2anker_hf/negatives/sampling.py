@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -228,7 +228,7 @@ def constrained(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum
     The run is one of the stored constraints. Where there is none of that name, a list is taken, with a warning: it was
     cut when it was mined, and the paper looks a thousand deep. Its own list is no generator.
     """
-    name = sampling.within
+    name = cast(str, sampling.within)  # `Sampling` refuses this policy without it
     runs = {**{key: ranked.doc_ids for key, ranked in candidates.lists.items()}, **candidates.constraints}
     _known([name], runs, "within", "run")
     if name not in candidates.constraints:
@@ -268,10 +268,11 @@ def redistributed_softmax(candidates: QueryCandidates, sampling: Sampling) -> li
 
 def _ranking(candidates: QueryCandidates, sampling: Sampling, last: int | None) -> RankedList:
     """The list of the sampling's ranker, cut to the window, without positives and without what the filters refuse."""
-    _known([sampling.ranker], candidates.rankings, "ranker", "ranker")
-    ranked = candidates.rankings[sampling.ranker]
+    name = cast(str, sampling.ranker)  # `Sampling` refuses these policies without it
+    _known([name], candidates.rankings, "ranker", "ranker")
+    ranked = candidates.rankings[name]
     last = sampling.rank_to or last or len(ranked.doc_ids)
-    return _filtered(sampling.ranker, ranked, candidates, sampling, last)
+    return _filtered(name, ranked, candidates, sampling, last)
 
 
 POLICIES: dict[str, Policy] = {
@@ -352,11 +353,24 @@ class SamplingOptions:
 
     def sampling(self) -> Sampling:
         """How negatives are drawn, out of the options above."""
-        same = ("policy", "depth", "retrievers", "rank_from", "rank_to", "max_score", "min_score", "absolute_margin")
-        same += ("relative_margin", "standardise", "shares", "within", "leave_out_suspects", "judged_by")
-        options = {name: getattr(self, name) for name in same}
-        options |= {"temperature": self.sampling_temperature, "ranker": self.negatives_ranker}
-        return Sampling(**options)
+        return Sampling(
+            policy=self.policy,
+            depth=self.depth,
+            retrievers=self.retrievers,
+            rank_from=self.rank_from,
+            rank_to=self.rank_to,
+            max_score=self.max_score,
+            min_score=self.min_score,
+            absolute_margin=self.absolute_margin,
+            relative_margin=self.relative_margin,
+            temperature=self.sampling_temperature,
+            standardise=self.standardise,
+            shares=self.shares,
+            within=self.within,
+            ranker=self.negatives_ranker,
+            leave_out_suspects=self.leave_out_suspects,
+            judged_by=self.judged_by,
+        )
 
 
 def policy_named(name: str) -> Policy:
@@ -443,7 +457,7 @@ def draw(
     return draw_group(candidates, count, seed, epoch, Sampling(policy, depth))
 
 
-def softmax_of(scores: Sequence[float], temperature: float = 1.0) -> np.ndarray:
+def softmax_of(scores: Sequence[float] | np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """exp(score / temperature), normalised to sum 1; empty for no scores.
 
     >>> softmax_of([0.0, math.log(3.0)]).round(6).tolist()
@@ -496,8 +510,8 @@ def suspects_of(row: Mapping[str, Any]) -> set[str]:
 def _filtered(name: str, ranked: RankedList, candidates: QueryCandidates, sampling: Sampling, last: int) -> RankedList:
     positives, excluded = set(candidates.positives), left_out(candidates, sampling)
     if not _needs_scores(name, sampling):
-        window = ranked.doc_ids[sampling.rank_from - 1 : last]
-        return RankedList([doc_id for doc_id in window if doc_id not in excluded])
+        listed = ranked.doc_ids[sampling.rank_from - 1 : last]
+        return RankedList([doc_id for doc_id in listed if doc_id not in excluded])
     if len(ranked.scores) != len(ranked.doc_ids):
         raise InputError(f"policy {sampling.policy} with these options reads scores, but {name!r} has none")
     lowest, highest = _limits(name, ranked, positives, sampling)
@@ -529,7 +543,7 @@ def _limits(name: str, ranked: RankedList, positives: set[str], sampling: Sampli
     return sampling.min_score.get(name, -math.inf), highest
 
 
-def _known(names: Iterable[str | None], table: Mapping[str, Any], option: str, noun: str) -> None:
+def _known(names: Iterable[str], table: Mapping[str, Any], option: str, noun: str) -> None:
     for name in names:
         if name not in table:
             raise InputError(

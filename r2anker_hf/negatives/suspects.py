@@ -158,8 +158,7 @@ class Examined:
         for start, path in my_share(list(zip(starts, paths, strict=True))):
             if not path.exists():
                 block = (rows[place] for place in range(start, min(start + QUERIES_A_BLOCK, len(rows))))
-                found = json.dumps({row["query_id"]: _found(rule, row) for row in block})
-                write_whole(path, lambda partial, text=found: partial.write_text(text, encoding="utf-8"))
+                _write(path, {row["query_id"]: _found(rule, row) for row in block})
         wait_for_all()
         self.suspects: dict[str, list[str]] = {}
         for path in paths:
@@ -226,6 +225,10 @@ def _compare(positive: str, of: _Text, part: _Text) -> Copy:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
+
+
+def _write(path: Path, suspects: Mapping[str, list[str]]) -> None:
+    write_whole(path, lambda partial: partial.write_text(json.dumps(suspects), encoding="utf-8"))
 
 
 def _found(rule: Suspicion, row: Row) -> list[str]:

@@ -116,8 +116,10 @@ class TeacherScores:
             if is_main_process():
                 print(f"queries {start + 1} to {start + len(rows)} of {len(self.candidates.rows)}", flush=True)
             queries = {row["query_id"]: row["query"] for row in rows}
-            given = collection["name"], collection["revision"], self.split, self.candidates.corpus, queries, {}
-            self._score_block(number, path, chosen, Collection(*given), rerank)
+            asked = Collection(
+                collection["name"], collection["revision"], self.split, self.candidates.corpus, queries, {}
+            )
+            self._score_block(number, path, chosen, asked, rerank)
         if is_main_process():
             remove_others(paths, self.folder, SCORES)
         wait_for_all()

@@ -51,9 +51,9 @@ def write_card(folder: Path, kind: str) -> None:
     provenance, measured = read(folder)
     for one, path in zip(measured, _results_plots(measured), strict=True):
         _draw_results(one.report, one.systems, folder / path)
-    for one, prefix in _prefixed(sets_of(provenance)):
-        if one["audit"]:
-            _draw_audit(one["audit"], folder, prefix)
+    for mined, prefix in _prefixed(sets_of(provenance)):
+        if mined["audit"]:
+            _draw_audit(mined["audit"], folder, prefix)
     (folder / CARD_FILE).write_text(render(kind, provenance, measured), encoding="utf-8")
 
 
@@ -319,7 +319,7 @@ def _on_hub(source: Mapping[str, Any]) -> bool:
 
 def _origins(provenance: Mapping[str, Any]) -> Table:
     """What went in: name, revision, licence."""
-    sources: list[tuple[str, dict[str, Any]]] = [("encoder", {**provenance["base_model"], "path": ""})]
+    sources: list[tuple[str, Mapping[str, Any]]] = [("encoder", {**provenance["base_model"], "path": ""})]
     sets = sets_of(provenance)
     for number, one in enumerate(sets, start=1):
         what = f"candidates {number}" if len(sets) > 1 else "candidates"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from ..files import sha256_file
 from ..records import InputError
@@ -205,7 +205,8 @@ def link(
         found = calls.read("looking for the collection", slug)
         found = found or calls.write(f"making the collection {title!r}", lambda: make().slug, slug)
         for repo_id, repo_type in repos:
-            add = partial(calls.api.add_collection_item, found, repo_id, repo_type, exists_ok=True)
+            kind: Any = repo_type  # a literal to huggingface_hub
+            add = partial(calls.api.add_collection_item, found, repo_id, kind, exists_ok=True)
             calls.read(f"linking {repo_id}", add)  # with exists_ok, adding twice is adding once
         return calls.read("reading the collection", lambda: calls.api.get_collection(found).url)
 
@@ -362,6 +363,11 @@ class _Refs(NamedTuple):
     tags: Mapping[str, str]
 
 
+class _Repository(TypedDict):
+    repo_id: str
+    repo_type: str
+
+
 class _Calls:
     """Calls of one repository: each is made again for reasons that pass, and fails with one line."""
 
@@ -382,7 +388,7 @@ class _Calls:
         self.name = f"{repo_type} {repo_id}"
         self.api = HfApi(endpoint, token)
         self.started = time.monotonic()
-        self.on = {"repo_id": repo_id, "repo_type": repo_type}
+        self.on: _Repository = {"repo_id": repo_id, "repo_type": repo_type}
 
     def read(self, what: str, call: Callable[[], _T]) -> _T:
         """The answer of a call that changes nothing, or nothing more when it is made twice."""
@@ -483,8 +489,8 @@ class _Calls:
 
     def create_repo(self) -> None:
         """Make it, private."""
-        extra = {"space_sdk": "static"} if self.repo_type == "space" else {}
-        call = partial(self.api.create_repo, **self.on, private=True, exist_ok=False, **extra)
+        sdk = "static" if self.repo_type == "space" else None
+        call = partial(self.api.create_repo, **self.on, private=True, exist_ok=False, space_sdk=sdk)
         self.write("making the repository", call, self.info)
 
     def create_branch(self, branch: str, commit: str) -> None:

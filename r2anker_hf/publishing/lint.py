@@ -230,8 +230,8 @@ def _in_piece(piece: bytes, machine: Machine, is_data: bool) -> Iterator[str]:
             yield f"holds a path of this machine, {place}"
     if is_data:
         return
-    if match := LOCAL_PATH.search(piece):
-        yield f"holds a local path, {_shown(piece, match.start())!r}"
+    if local := LOCAL_PATH.search(piece):
+        yield f"holds a local path, {_shown(piece, local.start())!r}"
     if machine.host and re.search(rb"(?<![\w-])" + re.escape(machine.host.encode()) + rb"(?![\w-])", piece):
         yield f"holds this machine's name, {machine.host!r}"
 

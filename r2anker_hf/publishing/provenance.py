@@ -72,7 +72,7 @@ class Stage:
         """What may be published of it."""
         kept = ("recipe", "git_commit", "packages", "python", "hardware", "seconds_of_last_launch")
         used = [key for key in SETTINGS if self.config.get(key) not in (None, {}, [], "", _UNUSED.get(key))]
-        hidden = _OF_SPLADE if self.config.get("retriever") == "dense" else ()
+        hidden: tuple[str, ...] = _OF_SPLADE if self.config.get("retriever") == "dense" else ()
         hidden += ("bf16",) if "mixed_precision" in used else ()
         hidden += ("dev_split",) if "held_out" in used else ()
         hidden += () if self.config.get("objective") == "ranker" else ("teacher",)
@@ -164,7 +164,8 @@ def negatives_of(stage: Stage, stated: Sequence[str] = ()) -> TrainingData:
     given = _values(stage, "negatives")
     if len(stated) not in (0, len(given)):
         raise InputError(f"negatives: {len(stated)} are given, but {stage.folder} was trained on {len(given)}")
-    moved = [None if one == AS_RECORDED else one for one in stated or [None] * len(given)]
+    places: Sequence[str | None] = stated or [None] * len(given)
+    moved = [None if place == AS_RECORDED else place for place in places]
     recorded, splits = recorded_sets(stage.record["inputs"]), splits_of(stage.config, len(given))
     sets = [_one_set(stage, *one) for one in zip(given, recorded, moved, splits, strict=True)]
     texts = chain.from_iterable(one.texts for one in sets)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ..files import read_json, sha256_file
 from ..negatives.audit import audit
@@ -194,10 +194,11 @@ def parse_tables(text: str) -> list[cards.Table]:
 
 def _model_index(text: str, kind: str, measured: Sequence[evidence.Measured]) -> list[str]:
     """Metadata of the card whose values are not those that were derived."""
-    from huggingface_hub import ModelCard
+    from huggingface_hub import ModelCard, ModelCardData
 
     results = chain.from_iterable(cards.eval_results(kind, one.report, one.systems) for one in measured)
-    stated = {_result_name(one): one for one in ModelCard(text).data.eval_results or []}
+    data = cast(ModelCardData, ModelCard(text).data)
+    stated = {_result_name(one): one for one in data.eval_results or []}
     derived = {_result_name(one): one for one in results}
     failures = [f"model-index: {name} is missing" for name in derived if name not in stated]
     failures += [f"model-index: {name} was not measured" for name in stated if name not in derived]

@@ -16,7 +16,7 @@ from ..records import InputError
 Text = str | Sequence[int] | np.ndarray
 """A text, or its token ids without special tokens."""
 
-Pair = tuple[Sequence[int], Sequence[int]]
+Pair = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]
 """Token ids of a query and of a document."""
 
 
@@ -220,7 +220,7 @@ class GroupedListwiseCollator:
         windows = _scatter(torch.from_numpy(counts), mask)
         totals = windows.sum(dim=1)
         real = torch.arange(int(totals.max()))[None, :] < totals[:, None]
-        batch = {name: _scatter(values, real) for name, values in pairs.items()}
+        batch: dict[str, torch.Tensor | np.ndarray] = {n: _scatter(values, real) for n, values in pairs.items()}
         batch |= {"mask": mask, "lengths": _scatter(lengths, real).numpy()}
         if counts.max() > 1:
             batch["windows"] = windows.numpy()

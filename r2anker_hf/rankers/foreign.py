@@ -62,17 +62,26 @@ def load_ranker(
     """
     if not Path(model).is_dir():
         revision = resolved(str(model), revision)
-    given = {"max_length": max_length, "batch_size": batch_size, "dtype": dtype, "device": device}
     reason = foreign_because(model, revision, prompt)
     if reason is None:
-        return CrossEncoderRanker.from_pretrained(model, revision, max_windows=max_windows, **given)
+        return CrossEncoderRanker.from_pretrained(
+            model,
+            revision,
+            max_length,
+            device=device,
+            max_windows=max_windows,
+            batch_size=batch_size,
+            dtype=dtype,
+        )
     if (max_windows or 1) > 1:
         raise InputError(
             f"{model}: max_windows is {max_windows}, but {LIBRARY} scores it, since {reason}: leave it out"
         )
     if is_main_process():
         print(f"{model}: scored by {LIBRARY}, since {reason}")
-    return ForeignRanker.from_pretrained(model, revision, prompt=prompt, **given)
+    return ForeignRanker.from_pretrained(
+        model, revision, max_length, dtype=dtype, device=device, prompt=prompt, batch_size=batch_size
+    )
 
 
 def loaded_by(model: str | os.PathLike, revision: str | None = None, prompt: str | None = None) -> dict[str, str]:

@@ -136,7 +136,9 @@ def _reader(columns: Sequence[str], config: Any, name: str, whole: bool) -> Call
         if config.objective != "labels":
             raise InputError(f"objective is {config.objective!r}, but {name} has no scores: give documents and labels")
         negatives = _listed if "negatives" in given else partial(_in_columns, columns=numbered)
-        read = partial(of_positive, negatives=negatives, config=config, whole=whole)
+        read: Callable[[Row, int], dict[str, Any]] = partial(
+            of_positive, negatives=negatives, config=config, whole=whole
+        )
     elif {"query", "documents"} <= given and ("labels" in given or whole):
         read = of_documents
     else:

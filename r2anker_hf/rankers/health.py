@@ -121,7 +121,7 @@ def training_flops(model: torch.nn.Module, lengths: torch.Tensor) -> float:
         model: a transformer encoder.
         lengths: [pairs] tokens.
     """
-    config = getattr(model, "module", model).config
+    config: Any = getattr(model, "module", model).config
     embeddings = sum(weights.numel() for name, weights in model.named_parameters() if "embeddings" in name)
     weights = sum(weights.numel() for weights in model.parameters()) - embeddings
     lengths = lengths.double()

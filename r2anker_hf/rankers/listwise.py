@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, 
 from ..draws import permutation
 from ..evaluation.measures import measure_rankings, parse_measures
 from ..models.attention import override_dropout, use_matmul_attention
+from ..models.checkpoints import output_dir as training_folder
 from ..models.loading import StopDiverged, check_length, check_vocabulary, load_tokenizer
 from ..models.padding_free import batches, forward, is_padding_free, moved, use_padding_free
 from ..models.precision import choose_precision
@@ -226,6 +227,10 @@ class ListwiseTrainer(Trainer):
             eval_dataset.
     """
 
+    args: ListwiseConfig
+    data_collator: GroupedListwiseCollator
+    train_dataset: Any
+
     def __init__(
         self,
         model: str | os.PathLike | PreTrainedModel | CrossEncoderRanker,
@@ -247,7 +252,8 @@ class ListwiseTrainer(Trainer):
             data_collator = data_collator or GroupedListwiseCollator(ranker.encoder)
         use_one_gpu(args)
         keep_busy(args)
-        args.accelerator_config.dispatch_batches = False  # of a stream too, every process reads its own batches
+        accelerator: Any = args.accelerator_config
+        accelerator.dispatch_batches = False  # of a stream too, every process reads its own batches
         args.remove_unused_columns = False
         args.label_names = ["labels"]
         self.measure = measure
@@ -279,7 +285,7 @@ class ListwiseTrainer(Trainer):
         whole_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return EpochSampler(len(self.train_dataset), whole_batch, args.seed, self.train_dataset.order)
 
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler:
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler:
         items = [(0, row) for row in range(len(eval_dataset))]
         return EpochSampler(len(items), 1, self.args.seed, lambda seed, epoch: items)
 
@@ -369,6 +375,7 @@ class ListwiseTrainer(Trainer):
 
         with self.accelerator.no_sync(model):
             held = bytes_a_token(run, length, list(model.parameters()))
+        assert self.args.memory_budget is not None  # or there is no budget to ask about
         return max(length, int(self.args.memory_budget * 2**30 / held))
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -403,21 +410,24 @@ class ListwiseTrainer(Trainer):
         """
         groups = _scored_groups(test_dataset, self.args, "test_dataset")
         output = super().predict(groups, ignore_keys, metric_key_prefix)
-        labels, mask = output.label_ids
+        scores: Any  # lists of arrays, where the Trainer has one array
+        labels: Any
+        labels, mask = cast(tuple[Any, Any], output.label_ids)
         scores, labels = (
             [row[real] for row, real in zip(values, mask == 1, strict=True)] for values in (output.predictions, labels)
         )
         if any(row.any() for row in labels):
             return PredictionOutput(scores, labels, output.metrics)
         judged = {f"{metric_key_prefix}_{name}" for name in ("loss", *GROUP_MEASURES)}
-        return PredictionOutput(scores, None, {name: x for name, x in output.metrics.items() if name not in judged})
+        metrics = {name: x for name, x in (output.metrics or {}).items() if name not in judged}
+        return PredictionOutput(scores, None, metrics)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Checkpoints, `save_model` and `push_to_hub` write the files of `CrossEncoderRanker.save_pretrained`.
 
         Adapters are merged, in a copy. Their checkpoints hold them as they are, or no training could go on from one.
         """
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or training_folder(self.args))
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         if has_adapters(model) and (folder.name.startswith(PREFIX_CHECKPOINT_DIR) or state_dict is not None):
             super()._save(output_dir, state_dict)
@@ -428,7 +438,7 @@ class ListwiseTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Beside the weights and config.json, which the Trainer copies, the Hub gets the files of `_save`."""
         if self.args.should_save:
-            save_files(self.data_collator.encoder, self.args.output_dir)
+            save_files(self.data_collator.encoder, training_folder(self.args))
         tokenizer, self.processing_class = self.processing_class, None  # the Trainer would write its own form of it
         try:
             super()._push_from_checkpoint(checkpoint_folder)
@@ -484,14 +494,16 @@ def _ranker(
     if isinstance(model, CrossEncoderRanker):
         return model
     if isinstance(model, str | os.PathLike):
-        options = {"max_length": config.max_length, "seed": config.seed, "device": config.device}
-        loaded = CrossEncoderRanker.from_pretrained(model, fresh_head=True, **options)
+        loaded = CrossEncoderRanker.from_pretrained(
+            model, max_length=config.max_length, fresh_head=True, seed=config.seed, device=config.device
+        )
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
-    if tokenizer is None and not model.name_or_path:
+    name = model.name_or_path or ""
+    if tokenizer is None and not name:
         raise InputError("processing_class is missing: the model was not loaded from a folder with a tokenizer")
-    tokenizer = tokenizer or load_tokenizer(model.name_or_path)
-    check_vocabulary(model, tokenizer, model.name_or_path)
-    check_length(model, config.max_length, model.name_or_path)
+    tokenizer = tokenizer or load_tokenizer(name)
+    check_vocabulary(model, tokenizer, name)
+    check_length(model, config.max_length, name)
     return CrossEncoderRanker(model, tokenizer, config.max_length)
 
 
@@ -504,7 +516,7 @@ class _Groups:
         tokens: of a chunk, padding included.
     """
 
-    def __init__(self, model: Callable[..., Any], inputs: Mapping[str, torch.Tensor | np.ndarray], tokens: int):
+    def __init__(self, model: Callable[..., Any], inputs: Mapping[str, Any], tokens: int):
         rest = dict(inputs)
         self.labels, self.mask, self.sources = rest.pop("labels", None), rest.pop("mask"), rest.pop("sources", None)
         self.relevant = rest.pop("relevant", None)
@@ -540,9 +552,7 @@ def _score(model, flat: Mapping[str, torch.Tensor], rows: torch.Tensor, lengths:
     return forward(model, {name: values.index_select(0, rows) for name, values in flat.items()}, lengths)
 
 
-def score_groups(
-    model: Callable[..., Any], inputs: Mapping[str, torch.Tensor | np.ndarray], tokens: int | None = None
-) -> torch.Tensor:
+def score_groups(model: Callable[..., Any], inputs: Mapping[str, Any], tokens: int | None = None) -> torch.Tensor:
     """Score the real documents of each group, pairs of like length together so that little is padded, or nothing.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import PreTrainedModel
 
 
@@ -19,11 +21,12 @@ def with_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, dro
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,  # keeps the head whole and trains it
         r=rank,
-        lora_alpha=alpha or 2 * rank,
+        lora_alpha=alpha or 2 * rank,  # type: ignore[arg-type]  # any number will do
         lora_dropout=dropout,
         target_modules="all-linear",
     )
-    return get_peft_model(model, config)
+    wrapped: Any = get_peft_model(model, config)  # hands on to the model what it has not itself
+    return wrapped
 
 
 def has_adapters(model: PreTrainedModel) -> bool:
@@ -33,4 +36,5 @@ def has_adapters(model: PreTrainedModel) -> bool:
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """The model with its adapters added to the weights; one without adapters as it is."""
-    return model.merge_and_unload() if has_adapters(model) else model
+    wrapped: Any = model
+    return wrapped.merge_and_unload() if has_adapters(model) else model

@@ -42,8 +42,10 @@ SHARD = 64  # default batches whose scores reach the disk together: what a kille
 SCORES = re.compile(r"scores-\d+(-[0-9a-f]{32})?\.npy")  # without a hash: of version 0.1.0
 MAX_LENGTH = 128  # of a pair where nothing else is said (R2ANKER, appendix C)
 # Of a model's configuration: what `save_pretrained` writes, and the names of things.
-NOT_COMPUTED_WITH = ("r2anker", "sbert_ce_default_activation_function", "sentence_transformers", "architectures")
-NOT_COMPUTED_WITH += ("_name_or_path", "transformers_version", "id2label", "label2id", "dtype")
+NOT_COMPUTED_WITH = (
+    *("r2anker", "sbert_ce_default_activation_function", "sentence_transformers", "architectures"),
+    *("_name_or_path", "transformers_version", "id2label", "label2id", "dtype"),
+)
 
 
 class Reranker(ABC):
@@ -177,15 +179,16 @@ class CrossEncoderRanker(Reranker):
         """
         if not Path(model).is_dir():
             revision = resolved(str(model), revision)
-        given = {"kind": "ranker", "fresh_head": fresh_head, "labels": 1}
+        auto = AutoModelForSequenceClassification
         with seeded(seed):
-            loaded = load(AutoModelForSequenceClassification, model, revision, **given)
+            loaded = load(auto, model, revision, kind="ranker", fresh_head=fresh_head, labels=1)
         tokenizer = load_tokenizer(model, revision, "ranker")
         check_vocabulary(loaded, tokenizer, model)
         limits = getattr(loaded.config, "r2anker", None) or {}
         max_length = max_length or limits.get("max_length") or min(MAX_LENGTH, positions(loaded) or MAX_LENGTH)
         check_length(loaded, max_length, model)
-        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        loaded.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper hides the types of `to`
         max_query_length = max_query_length or query_limit(limits, tokenizer)
         max_windows = limits.get("max_windows", 1) if max_windows is None else max_windows
         return cls(loaded, tokenizer, max_length, max_query_length, max_windows=max_windows, **kwargs)
@@ -225,8 +228,12 @@ class CrossEncoderRanker(Reranker):
         Returns:
             A dictionary per document: `corpus_id`, its place in `documents`, `score`, and `text` if asked for.
         """
-        options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, "activation_fn": activation_fn}
-        scores = self.predict([(query, document) for document in documents], **options)
+        scores = self.predict(
+            [(query, document) for document in documents],
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
+        )
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
         ranked = [{"corpus_id": place, "score": float(scores[place])} for place in order]
         return [{**one, "text": documents[one["corpus_id"]]} for one in ranked] if return_documents else ranked
@@ -261,7 +268,9 @@ class CrossEncoderRanker(Reranker):
         pairs = _pairs([inputs] if alone else inputs)
         unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
         found = self.score(unique, bool(show_progress_bar), len(unique), batch_size)
-        scores = found[[unique[pair] for pair in pairs]] if len(unique) < len(pairs) else found
+        scores: np.ndarray | torch.Tensor = (
+            found[[unique[pair] for pair in pairs]] if len(unique) < len(pairs) else found
+        )
         if activation_fn is not None or convert_to_tensor:
             values = torch.from_numpy(scores).to(self.model.device if convert_to_tensor else "cpu")
             values = values if activation_fn is None else activation_fn(values)
@@ -368,8 +377,14 @@ class CrossEncoderRanker(Reranker):
                 repo_id = api.create_repo(repo_id, private=private, exist_ok=exist_ok or create_pr).repo_id
                 if revision is not None:
                     api.create_branch(repo_id, branch=revision, exist_ok=True)
-                options = {"commit_message": commit_message, "revision": revision, "create_pr": create_pr}
-                return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **options).commit_url)
+                sent = api.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=folder,
+                    commit_message=commit_message,
+                    revision=revision,
+                    create_pr=create_pr,
+                )
+                return str(sent.commit_url)
             except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError) as error:
                 raise InputError(f"{repo_id}: not pushed: {str(error).strip().splitlines()[0]}") from error
 

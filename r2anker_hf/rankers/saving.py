@@ -22,7 +22,7 @@ def save_ranker(
     model: PreTrainedModel,
     encoder: PairEncoder,
     folder: str | os.PathLike,
-    state_dict: Mapping[str, Any] | None = None,
+    state_dict: dict[str, Any] | None = None,
 ) -> None:
     """Write safetensors, tokenizer and configuration of a sequence classifier with one label.
 

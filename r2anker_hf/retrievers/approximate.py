@@ -25,7 +25,7 @@ def _inverted_file(dimensions: int, vectors: int) -> Any:
     import faiss
 
     lists = max(1, min(round(4 * math.sqrt(vectors)), vectors // _VECTORS_A_LIST))
-    index = faiss.index_factory(dimensions, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(dimensions, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
     index.nprobe = _LISTS_PROBED
     return index
 
@@ -33,7 +33,7 @@ def _inverted_file(dimensions: int, vectors: int) -> Any:
 def _graph(dimensions: int, vectors: int) -> Any:
     import faiss
 
-    index = faiss.index_factory(dimensions, f"HNSW{_LINKS},Flat", faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(dimensions, f"HNSW{_LINKS},Flat", faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = _EXPLORED
     return index
 
@@ -52,9 +52,8 @@ class _Approximate:
 
         graph = getattr(self._index, "hnsw", None)
         if graph is not None:
-            return self._index.search(
-                queries, width, params=faiss.SearchParametersHNSW(efSearch=max(width, _EXPLORED))
-            )
+            parameters = faiss.SearchParametersHNSW(efSearch=max(width, _EXPLORED))  # type: ignore[attr-defined]
+            return self._index.search(queries, width, params=parameters)
         return self._index.search(queries, width)
 
 
@@ -79,7 +78,7 @@ def open_approximate(
         folder.write(name, partial(_write, _make(kind, shards, progress)))
     if not alone:
         wait_for_all()
-    index = faiss.read_index(str(folder.folder / name), faiss.IO_FLAG_MMAP if kind == "ivf" else 0)
+    index: Any = faiss.read_index(str(folder.folder / name), faiss.IO_FLAG_MMAP if kind == "ivf" else 0)
     if kind == "ivf":
         index.nprobe = _LISTS_PROBED
     return _Approximate(index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ..records import InputError
 from ..run import Ranked, Run
@@ -19,7 +19,10 @@ Texts = Mapping[str, str] | Sequence[str]
 class IndexableCorpus(Protocol):
     """Passages by position; `collection.Corpus` is one, and any list with these three members will do."""
 
-    ids: Sequence[str]
+    @property
+    def ids(self) -> Sequence[str]:
+        """Document ids by position."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -79,7 +82,9 @@ class Passages:
 
 def as_corpus(corpus: IndexableCorpus | Texts) -> IndexableCorpus:
     """A corpus as it is, or one of texts."""
-    return corpus if hasattr(corpus, "texts") and hasattr(corpus, "ids") else Passages(corpus)
+    if hasattr(corpus, "texts") and hasattr(corpus, "ids"):
+        return cast(IndexableCorpus, corpus)
+    return Passages(corpus)
 
 
 def by_id(texts: Texts, name: str = "queries") -> Mapping[str, str]:

@@ -102,7 +102,7 @@ class BM25Retriever:
         if folder is None:
             chunks = (_analyse(corpus, start) for start in _bar(starts, progress))
             return cls(*_make_index(chunks, parameters, progress), corpus.ids, progress, name)
-        index = IndexFolder(folder, _identity(corpus, parameters))
+        index = IndexFolder(folder, _identity(corpus, *parameters))
         if _INDEX not in index:
             names = {f"terms-{start}.npz": start for start in starts}
             for piece in _bar(my_share(list(names)), progress):
@@ -129,7 +129,7 @@ class BM25Retriever:
         found = read_identity(Path(folder))
         if found is None or not (Path(folder) / _INDEX).is_dir():
             raise InputError(f"{folder}: no finished BM25 index")
-        IndexFolder(folder, _identity(corpus, BM25Parameters(found.get("k1"), found.get("b"))))
+        IndexFolder(folder, _identity(corpus, found.get("k1"), found.get("b")))
         return cls(*_load_index(Path(folder)), corpus.ids, progress, name)
 
     def search(self, queries: Texts, depth: int) -> Run:
@@ -223,7 +223,7 @@ class _Terms(Sequence):
         return self._term_ids[self._ends[position] : self._ends[position + 1]]
 
 
-def _make_index(chunks: Iterable[_Chunk], parameters: BM25Parameters, progress: bool):
+def _make_index(chunks: Iterable[_Chunk], parameters: BM25Parameters, progress: bool) -> tuple[Any, np.ndarray]:
     """The index of bm25s, and the corpus position of each of its documents."""
     import bm25s
     from bm25s.tokenization import Tokenized
@@ -242,7 +242,7 @@ def _save_index(index, positions: np.ndarray, folder: Path) -> None:
     np.save(folder / _POSITIONS, positions)
 
 
-def _load_index(folder: Path):
+def _load_index(folder: Path) -> tuple[Any, np.ndarray]:
     import bm25s
 
     try:
@@ -253,8 +253,8 @@ def _load_index(folder: Path):
         raise InputError(f"{folder}: a broken BM25 index; remove the folder and build it again ({reason})") from None
 
 
-def _identity(corpus: IndexableCorpus, parameters: BM25Parameters) -> dict[str, Any]:
-    return {"kind": "bm25", "analysis": "lucene", **parameters._asdict(), "corpus": corpus_fingerprint(corpus)}
+def _identity(corpus: IndexableCorpus, k1: float | None, b: float | None) -> dict[str, Any]:
+    return {"kind": "bm25", "analysis": "lucene", "k1": k1, "b": b, "corpus": corpus_fingerprint(corpus)}
 
 
 def _bar(pieces: Sequence, progress: bool) -> tqdm:

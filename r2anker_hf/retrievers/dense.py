@@ -191,6 +191,7 @@ class DenseRetriever:
                 yield cut(self._corpus.ids, positions[row], exact[row], depth)
 
     def _approximately_best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[Ranked]:
+        assert self._approximate is not None  # or `_best` was called
         _, positions = self._approximate.search(queries, min(width, len(self._corpus)))
         for found, scores in zip(positions, self._exact(queries, positions), strict=True):
             yield cut(self._corpus.ids, found[found >= 0], scores[found >= 0], depth)
@@ -241,7 +242,9 @@ class DenseRetriever:
             rows[(rows < 0) | (rows >= len(shard))] = -1
             part = np.empty(positions.shape, np.float32)
             pointers = (faiss.swig_ptr(array) for array in (part, queries, np.asarray(shard), rows))
-            faiss.fvec_inner_products_by_idx(*pointers, queries.shape[1], *positions.shape)
+            faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]
+                *pointers, queries.shape[1], *positions.shape
+            )
             np.maximum(scores, part, out=scores)
         return scores
 
@@ -255,8 +258,8 @@ def _knn(queries: np.ndarray, vectors: np.ndarray, width: int) -> tuple[np.ndarr
         import torch
 
         device = torch.cuda.current_device() if torch.cuda.is_available() else 0
-        options = {"metric": faiss.METRIC_INNER_PRODUCT, "device": device}
-        return faiss.knn_gpu(_gpu_resources(device), queries, vectors, width, **options)
+        resources, metric = _gpu_resources(device), faiss.METRIC_INNER_PRODUCT
+        return faiss.knn_gpu(resources, queries, vectors, width, metric=metric, device=device)
     return faiss.knn(queries, vectors, width, metric=faiss.METRIC_INNER_PRODUCT)
 
 

@@ -71,7 +71,7 @@ class DistillationLoss(torch.nn.Module):
         similarity = scaled_similarity(*similarity_of(encoder, settings))
         kl = settings.objective == "kl"
         self.teaching = DistillKLDivLoss(encoder, similarity) if kl else MarginMSELoss(encoder, similarity)
-        self.contrast = contrastive_loss(encoder, settings) if settings.contrastive_weight else None
+        self.contrast: Any = contrastive_loss(encoder, settings) if settings.contrastive_weight else None
 
     def forward(self, sentence_features: Iterable[dict[str, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
         """Scalar; features of queries, positives and each place of the negatives, and the teacher's scores."""

@@ -243,7 +243,7 @@ class BottleneckModel(PreTrainedModel):
         kind = encoder.config.model_type
         if kind not in KINDS:
             raise InputError(f"{encoder.name_or_path}: its model_type is {kind!r}; choices: {', '.join(KINDS)}")
-        layers = encoder.get_submodule(LAYERS[kind])
+        layers: Any = encoder.get_submodule(LAYERS[kind])
         if decoder_layers > len(layers):
             raise InputError(f"decoder_layers is {decoder_layers}, but the encoder has {len(layers)}")
         use_packed_attention(encoder)
@@ -301,13 +301,15 @@ class BottleneckModel(PreTrainedModel):
             return hidden.index_select(0, moved(lengths.cumsum() - lengths, hidden.device))
         logits = self.head(hidden).masked_fill(moved(~text[:, None], hidden.device), -torch.inf)
         highest = torch.stack([passage.amax(dim=0) for passage in logits.split(lengths.tolist())])
-        return highest.softmax(dim=-1) @ self.encoder.get_input_embeddings().weight.detach()
+        words: Any = self.encoder.get_input_embeddings()
+        return highest.softmax(dim=-1) @ words.weight.detach()
 
     def decode(self, vectors: torch.Tensor, input_ids: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
         """[tokens of all passages, hidden size] from the decoder's ids, its first tokens replaced by the vectors."""
         inputs = packed({"input_ids": input_ids}, lengths, self.config)
         places = {name: inputs.pop(name) for name in ("input_ids", "position_ids")}
-        hidden = self.encoder.base_model.embeddings(**places)
+        encoder: Any = self.encoder.base_model
+        hidden = encoder.embeddings(**places)
         first = moved(lengths.cumsum() - lengths, hidden.device)
         hidden = hidden.index_copy(1, first, vectors[None].to(hidden.dtype))
         for layer in self.decoder:
@@ -339,6 +341,8 @@ class PretrainingTrainer(Trainer):
         kwargs: anything else that `Trainer` takes.
     """
 
+    train_dataset: Passages
+
     def __init__(
         self,
         model: BottleneckModel,
@@ -364,7 +368,8 @@ class PretrainingTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         """[2] tokens masked for the encoder and for the decoder, over accumulation steps and processes."""
-        return self.accelerator.reduce(moved(sum(_masked(batch) for batch in batch_samples), device))
+        masked: Any = sum(_masked(batch) for batch in batch_samples)
+        return self.accelerator.reduce(moved(masked, device))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This batch's share of both means; their sum over batches and mean over processes is the loss."""

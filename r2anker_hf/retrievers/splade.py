@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ class SpladeRetriever:
         check_depth(depth)
         queries = by_id(queries)
         query_ids = list(queries)
-        lists = {}
+        lists: dict[str, Ranked] = {}
         hidden = not self.progress or not is_main_process()
         with tqdm(total=len(queries), desc=f"{self.name}: search", unit="query", disable=hidden) as bar:
             for first, end in chunks(0, len(query_ids)):
@@ -114,7 +115,7 @@ class SpladeRetriever:
         size = sum(getattr(shard, part).nbytes for shard in self._shards for part in _PARTS)
         return {"terms_per_passage": terms / len(self._corpus), "bytes": size}
 
-    def _encode(self, kind: str, ids: list[str], texts: list[str]) -> csr_matrix:
+    def _encode(self, kind: str, ids: Sequence[str], texts: list[str]) -> csr_matrix:
         """[texts, vocabulary]; `kind` is "query" or "document"."""
         from scipy.sparse import csr_matrix
 

@@ -264,7 +264,8 @@ def teach_head(encoder: SparseEncoder, texts: Callable[[int], str], size: int, s
     """
     from transformers import DataCollatorForLanguageModeling, get_linear_schedule_with_warmup
 
-    model, tokenizer = encoder[0].auto_model, encoder.tokenizer
+    model: Any = encoder[0].auto_model
+    tokenizer = encoder.tokenizer
     special = torch.tensor(tokenizer.all_special_ids)
     generator = torch.Generator().manual_seed(settings.seed)
     collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED, seed=settings.seed)
@@ -301,7 +302,7 @@ def _window(tokenizer: Any, text: str, generator: torch.Generator) -> list[int]:
 
 @torch.no_grad()
 def _start_sparse(encoder: SparseEncoder, passages: list[str]) -> None:
-    model = encoder[0].auto_model
+    model: Any = encoder[0].auto_model
     features = encoder.tokenizer(
         passages, truncation=True, max_length=encoder.max_seq_length, padding=True, return_tensors="pt"
     ).to(model.device)
@@ -381,7 +382,7 @@ def trainer_of(
     """sentence-transformers' trainer for an encoder of this kind. Arguments as in `train`."""
     from sentence_transformers import SparseEncoder
 
-    make = _splade_trainer if isinstance(encoder, SparseEncoder) else _dense_trainer
+    make: Callable[..., Trainer] = _splade_trainer if isinstance(encoder, SparseEncoder) else _dense_trainer
     return make(encoder, tuples, loss, settings, _arguments(settings, checkpoints))
 
 

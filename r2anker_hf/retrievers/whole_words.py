@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
@@ -25,7 +27,7 @@ class Words:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        decoder = tokenizer.backend_tokenizer.decoder if tokenizer.is_fast else None
+        decoder: Any = tokenizer.backend_tokenizer.decoder if tokenizer.is_fast else None
         kind = type(decoder).__name__
         if kind not in ("WordPiece", "ByteLevel", "Metaspace"):
             raise InputError(

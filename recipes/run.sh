@@ -19,7 +19,7 @@
 set -euo pipefail
 recipes=$(cd "$(dirname "$0")" && pwd)
 
-recipe=$recipes/${1:?which recipe? one of: $(cd "$recipes" && echo */)}
+recipe=$recipes/${1:?which recipe? one of: $(cd "$recipes" && dirname */mine.yaml | xargs)}
 OUT=${OUT:-out/$1}
 LAUNCH=${LAUNCH:-python}
 RERANK=${RERANK:-bm25 dense fused}

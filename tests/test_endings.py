@@ -131,9 +131,14 @@ def environment():
     return {**without, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
+def heed():
+    """Ctrl-C is heeded, also where the tests run in the background of a shell that lets its jobs pass it over."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_is_one_line(script, tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = subprocess.Popen([sys.executable, script], cwd=tmp_path, env=environment(), **pipes)
+    started = subprocess.Popen([sys.executable, script], cwd=tmp_path, env=environment(), preexec_fn=heed, **pipes)
     assert started.stdout.readline() == "works\n"
     started.send_signal(signal.SIGINT)
     _, errors = started.communicate(timeout=60)

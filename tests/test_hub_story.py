@@ -55,7 +55,7 @@ with torch.inference_mode():
 from sentence_transformers import CrossEncoder
 cross_encoder = CrossEncoder("me/ranker", revision=commit, device="cpu").predict(pairs)
 
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf import CrossEncoderRanker
 ours = CrossEncoderRanker.from_pretrained("me/ranker", commit, device="cpu").score(pairs)
 print(json.dumps([[float(score) for score in scores] for scores in (plain, cross_encoder, ours)]))
 """

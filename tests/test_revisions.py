@@ -13,7 +13,7 @@ from r2anker_hf.publishing.staging import Stated, stage
 REPOSITORY = Path(__file__).resolve().parents[1]
 CLIENT = """
 import json, sys, warnings
-from r2anker_hf.rankers import CrossEncoderRanker
+from r2anker_hf import CrossEncoderRanker
 from r2anker_hf.records import InputError
 
 told = {"warned": [], "scores": []}

@@ -190,8 +190,8 @@ def training(model, folder, chunk_tokens=0, padded=False, **options):
     """A trainer and its first batch; all candidates have scores of a teacher."""
     with pytest.MonkeyPatch.context() as patch:
         if padded:
-            for module in ("rankers", "listwise"):
-                patch.setattr(f"r2anker_hf.{module}.use_padding_free", lambda model: False)
+            for module in ("ranker", "listwise"):
+                patch.setattr(f"r2anker_hf.rankers.{module}.use_padding_free", lambda model: False)
         made = trainer(str(model), str(folder), **SHORT | options)
     assert is_padding_free(made.model) != padded
     made.chunk_tokens, made.current_gradient_accumulation_steps = chunk_tokens, 1

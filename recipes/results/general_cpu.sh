@@ -61,7 +61,7 @@ for seed in $SEEDS; do
 
   for name in nfcorpus scifact apidocs; do
     top=(--depth 100)
-    if [ "$name" != apidocs ]; then top=(--depth 50 --max_windows 4); fi # abstracts of 300 tokens; chosen on nfcorpus' dev
+    if [ "$name" = nfcorpus ]; then top=(--depth 50); fi
     weights=(--method standardise) # equal ones where no split but the trained one could choose
     if [ "$name" != scifact ]; then
       first_stages "$name" dev

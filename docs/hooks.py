@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Pages that lie elsewhere in the repository, and the pictures in them; on the site they keep their paths.
 TAKEN = (
     *("CHANGELOG.md", "CONTRIBUTING.md", "recipes/README.md", "recipes/results/RESULTS.md", "recipes/results/LOG.md"),
-    *("recipes/msmarco/README.md", "recipes/results/retrieval_costs.png"),
+    *("recipes/msmarco/README.md", "recipes/results/retrieval_costs.png", "recipes/results/curve_apidocs.png"),
 )
 LINK = re.compile(r"(?<!\!)\[([^\]\n]*(?:\n[^\]\n]+)?)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 CODE = re.compile(r"^(```.*?^```|<pre.*?^</pre>)", re.DOTALL | re.MULTILINE)

@@ -48,7 +48,7 @@ def png(text):
     [
         ("README.md", f"login with {TOKEN}", "README.md: holds a Hugging Face token"),
         ("config.json", '{"key": "s3cr3t-value"}', "config.json: holds your Hub token"),
-        ("eval/runs/a.trec.gz", gzip.compress(TOKEN.encode()), "eval/runs/a.trec.gz: holds a Hugging Face token"),
+        ("eval/runs/a.trec.gz", gzip.compress(TOKEN.encode(), mtime=0), "eval/runs/a.trec.gz: holds a Hugging Face token"),
         ("corpus/a.parquet", parquet("text", TOKEN), "corpus/a.parquet: holds a Hugging Face token"),
         ("plots/a.png", png(TOKEN), "plots/a.png: holds a Hugging Face token"),
         ("config.json", '{"a": "AKIAABCDEFGHIJKLMNOP"}', "config.json: holds an AWS key"),

@@ -43,12 +43,15 @@ def png(text):
     return sink.getvalue()
 
 
+PACKED = gzip.compress(TOKEN.encode(), mtime=0)  # a date would give each process another name of the test
+
+
 @pytest.mark.parametrize(
     "name, content, found",
     [
         ("README.md", f"login with {TOKEN}", "README.md: holds a Hugging Face token"),
         ("config.json", '{"key": "s3cr3t-value"}', "config.json: holds your Hub token"),
-        ("eval/runs/a.trec.gz", gzip.compress(TOKEN.encode(), mtime=0), "eval/runs/a.trec.gz: holds a Hugging Face token"),
+        ("eval/runs/a.trec.gz", PACKED, "eval/runs/a.trec.gz: holds a Hugging Face token"),
         ("corpus/a.parquet", parquet("text", TOKEN), "corpus/a.parquet: holds a Hugging Face token"),
         ("plots/a.png", png(TOKEN), "plots/a.png: holds a Hugging Face token"),
         ("config.json", '{"a": "AKIAABCDEFGHIJKLMNOP"}', "config.json: holds an AWS key"),

@@ -59,7 +59,7 @@ class Clock(TrainerCallback):
 
     def seconds(self) -> float:
         """Seconds since the training began."""
-        return round(self.before + time.perf_counter() - self.started, 1)
+        return round(self.before + time.perf_counter() - self.started, 3)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A training that goes on has the log of its checkpoint."""

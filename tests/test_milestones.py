@@ -53,18 +53,24 @@ def test_kept_rankers_are_those_of_their_step(tiny_model, tmp_path):
     assert same(weights(kept[0].folder), weights(tmp_path / "checkpoints" / "checkpoint-2"))
 
 
-@pytest.mark.parametrize("killed_at", [3, 5])
-def test_what_was_kept_survives_a_kill_and_the_rest_is_kept_after_it(killed_at, tiny_model, tmp_path, monkeypatch):
-    options = {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 8}
-    trained(tiny_model, tmp_path / "whole", [100, 200], **options)
+def dying(number):
+    """A training step that is killed when it is called for the so-many-th time."""
     step, done = Trainer.training_step, []
 
     def killed(*arguments, **named):
         done.append(None)
-        if len(done) == killed_at:
+        if len(done) == number:
             raise KeyboardInterrupt
         return step(*arguments, **named)
 
+    return killed
+
+
+@pytest.mark.parametrize("killed_at", [3, 5])
+def test_what_was_kept_survives_a_kill_and_the_rest_is_kept_after_it(killed_at, tiny_model, tmp_path, monkeypatch):
+    options = {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 8}
+    trained(tiny_model, tmp_path / "whole", [100, 200], **options)
+    killed = dying(killed_at)
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "training_step", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -97,13 +103,7 @@ def test_the_count_and_the_end_survive_a_kill(killed_at, tiny_model, tmp_path, m
     """Killed at the fourth and fifth of five steps, and, as 6, after the stop and before the best weights are read."""
     values = (0.3, 0.2, 0.4, 0.4, 0.1, 0.9)
     expected = trained(tiny_model, tmp_path / "whole", values=values, patience=2)
-    step, done = Trainer.training_step, []
-
-    def killed(*arguments, **named):
-        done.append(None)
-        if len(done) == killed_at:
-            raise KeyboardInterrupt
-        return step(*arguments, **named)
+    killed = dying(killed_at)
 
     def killed_at_the_end(*arguments):
         raise KeyboardInterrupt

@@ -60,30 +60,26 @@ for seed in $SEEDS; do
     --report_to none --output_dir "$ranker"
 
   for name in nfcorpus scifact apidocs; do
-    top=(--depth 100)
-    if [ "$name" = nfcorpus ]; then top=(--depth 50); fi
-    weights=(--method standardise) # equal ones where no split but the trained one could choose
-    if [ "$name" != scifact ]; then
-      first_stages "$name" dev
-      python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$name/train/fused" --output_dir "$OUT/$name/dev/pool"
-      python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split dev "${top[@]}" \
-        --first_stage "$OUT/$name/dev/pool/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/dev/ranker-$seed"
-      weights=("${at[@]}" --dev_split dev
-        --dev_runs ranker="$OUT/$name/dev/ranker-$seed/run.trec" "${lists[@]}")
-    fi
     dev=dev
     if [ "$name" = scifact ]; then dev=train; fi
     first_stages "$name" "$dev"
     chooser=("${lists[@]}")
     first_stages "$name" test
-    # the strongest free baseline, by whatever method dev chooses; the reranked pool is fused as the teacher is
+    # the strongest free baseline, by whatever method dev chooses; the ranker reranks its top
     python recipes/fuse.py "${at[@]}" --dev_split "$dev" --dev_runs "${chooser[@]}" \
       --runs "${lists[@]}" --output_dir "$OUT/$name/test/fused"
-    python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$name/train/fused" --output_dir "$OUT/$name/test/pool"
-    python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split test "${top[@]}" \
-      --first_stage "$OUT/$name/test/pool/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/test/ranker-$seed"
-    python recipes/fuse.py --within ranker --runs ranker="$OUT/$name/test/ranker-$seed/run.trec" "${lists[@]}" \
-      "${weights[@]}" --output_dir "$OUT/$name/test/interpolated-$seed"
+    weights=(--method standardise) # equal ones where no split but the trained one could choose
+    if [ "$name" != scifact ]; then
+      python recipes/fuse.py --runs "${chooser[@]}" --reuse "$OUT/$name/test/fused" --output_dir "$OUT/$name/dev/fused"
+      python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split dev --depth 100 \
+        --first_stage "$OUT/$name/dev/fused/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/dev/ranker-$seed"
+      weights=("${at[@]}" --dev_split dev
+        --dev_runs ranker="$OUT/$name/dev/ranker-$seed/run.trec" fused="$OUT/$name/dev/fused/run.trec")
+    fi
+    python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split test --depth 100 \
+      --first_stage "$OUT/$name/test/fused/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/test/ranker-$seed"
+    python recipes/fuse.py --within ranker "${weights[@]}" --output_dir "$OUT/$name/test/interpolated-$seed" \
+      --runs ranker="$OUT/$name/test/ranker-$seed/run.trec" fused="$OUT/$name/test/fused/run.trec"
     python recipes/score.py "${at[@]}" --split test --measures nDCG@10 MRR@10 \
       --runs "${lists[@]}" fused="$OUT/$name/test/fused/run.trec" ranker="$OUT/$name/test/ranker-$seed/run.trec" \
       interpolated="$OUT/$name/test/interpolated-$seed/run.trec" \
@@ -94,21 +90,22 @@ for seed in $SEEDS; do
   pool=msmarco-dl19-pool train=msmarco-devsmall-pos
   first_stages $train dev
   chooser=("${lists[@]}")
-  python recipes/fuse.py --runs "${lists[@]}" --reuse "$OUT/$train/train/fused" --output_dir "$OUT/$train/dev/fused"
-  python recipes/rerank.py --ranker "$ranker" --collection "$DATA/$train" --split dev --depth 50 --dtype bfloat16 \
-    --first_stage "$OUT/$train/dev/fused/run.trec" --output_dir "$OUT/$train/dev/ranker-$seed"
   python recipes/retrieve.py --collection "$DATA/$pool" --split test --depth 14581 --retriever dense --model "$MODEL" \
     --dtype bfloat16 --index "$OUT/$pool/index" --output_dir "$OUT/$pool/dense"
   lists=(bm25="$DATA/$pool/runs/BM25.trec" dense="$OUT/$pool/dense/run.trec")
   python recipes/fuse.py --collection "$DATA/$train" --dev_split dev --dev_runs "${chooser[@]}" \
     --runs "${lists[@]}" --within bm25 --output_dir "$OUT/$pool/fused"
+  python recipes/fuse.py --runs "${chooser[@]}" --reuse "$OUT/$pool/fused" --output_dir "$OUT/$train/dev/fused"
+  python recipes/rerank.py --ranker "$ranker" --collection "$DATA/$train" --split dev --depth 50 --dtype bfloat16 \
+    --first_stage "$OUT/$train/dev/fused/run.trec" --output_dir "$OUT/$train/dev/ranker-$seed"
   python recipes/fuse.py --runs "${lists[@]}" --weights bm25=0 dense=1 --method as_given --within bm25 \
     --output_dir "$OUT/$pool/dense_of_bm25"
   python recipes/rerank.py --ranker "$ranker" --collection "$DATA/$pool" --split test --depth 100 --dtype bfloat16 \
     --first_stage "$OUT/$pool/fused/run.trec" --output_dir "$OUT/$pool/ranker-$seed"
-  python recipes/fuse.py --within ranker --runs ranker="$OUT/$pool/ranker-$seed/run.trec" "${lists[@]}" \
-    --collection "$DATA/$train" --dev_split dev --output_dir "$OUT/$pool/interpolated-$seed" \
-    --dev_runs ranker="$OUT/$train/dev/ranker-$seed/run.trec" "${chooser[@]}"
+  python recipes/fuse.py --within ranker --collection "$DATA/$train" --dev_split dev \
+    --runs ranker="$OUT/$pool/ranker-$seed/run.trec" fused="$OUT/$pool/fused/run.trec" \
+    --dev_runs ranker="$OUT/$train/dev/ranker-$seed/run.trec" fused="$OUT/$train/dev/fused/run.trec" \
+    --output_dir "$OUT/$pool/interpolated-$seed"
   python recipes/score.py --qrels "$DATA/$pool/qrels/test.official-full.tsv" --measures nDCG@10 "MRR(rel=2)@10" \
     --runs bm25="$DATA/$pool/runs/BM25.trec" dense="$OUT/$pool/dense_of_bm25/run.trec" \
     fused="$OUT/$pool/fused/run.trec" ranker="$OUT/$pool/ranker-$seed/run.trec" \

@@ -8,7 +8,7 @@ Let dev queries choose method and weights, and use the choice for other runs of 
         --dev_runs bm25=DEV_A.trec dense=DEV_B.trec --output_dir D
     python recipes/fuse.py --runs bm25=OTHER_A.trec dense=OTHER_B.trec --reuse D --output_dir E
 
-Interpolate a ranker with its first stages, over the documents that it scored: --runs ranker=R.trec bm25=A.trec
+Interpolate a ranker with what it reranked, over the documents that it scored: --runs ranker=R.trec fused=F.trec
 --within ranker. fusion.json says what was used and, where dev queries chose, the figure of every choice. Seconds.
 """
 

@@ -115,8 +115,7 @@ rerank() { # rerank SPLIT FIRST_STAGE [options]
 weights=(--method standardise) # equal ones: a ranker's worth on its own training queries is no guide
 if [[ -n "$DEV" && " $RERANK " == *" fused "* ]]; then
   rerank "$DEV" fused ${DEV_DEPTH:+--depth "$DEV_DEPTH"}
-  both "$DEV"
-  weights=(--dev_runs ranker="$OUT/runs/$DEV/ranker_over_fused/run.trec" "${lists[@]}")
+  weights=(--dev_runs ranker="$OUT/runs/$DEV/ranker_over_fused/run.trec" fused="$OUT/runs/$DEV/fused/run.trec")
 fi
 
 for split in $SPLITS; do
@@ -127,10 +126,9 @@ for split in $SPLITS; do
   done
 
   if [[ " $RERANK " == *" fused "* ]]; then
-    printf '\n== interpolate: the scores of the ranker and of its first stages, for the %s queries\n' "$split"
-    both "$split"
-    run fuse fuse --within ranker --runs ranker="$OUT/runs/$split/ranker_over_fused/run.trec" "${lists[@]}" \
-      "${weights[@]}" --output_dir "$OUT/runs/$split/interpolated"
+    printf '\n== interpolate: the scores of the ranker and of the list that it reranked, for the %s queries\n' "$split"
+    run fuse fuse --within ranker "${weights[@]}" --output_dir "$OUT/runs/$split/interpolated" \
+      --runs ranker="$OUT/runs/$split/ranker_over_fused/run.trec" fused="$OUT/runs/$split/fused/run.trec"
     systems+=(interpolated) first_stages+=(interpolated=fused)
   fi
 

@@ -144,7 +144,7 @@ def test_dev_queries_choose_how_test_runs_are_fused(story):
     fused, interpolated = out / "runs/test/fused", out / "runs/test/interpolated"
     for folder, names, within in (
         (fused, ["bm25", "dense"], None),
-        (interpolated, ["ranker", "bm25", "dense"], "ranker"),
+        (interpolated, ["ranker", "fused"], "ranker"),
     ):
         record = json.loads((folder / "fusion.json").read_text())
         assert list(record["weights"]) == names and record["within"] == within and record["dev"]["queries"] == 15

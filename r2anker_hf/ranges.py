@@ -1,7 +1,7 @@
 """Ranges of options: which numbers make sense, by the option's name, checked before anything is loaded.
 
-A name means the same in every recipe, so one table serves all, options that transformers' TrainingArguments brings
-along among them. Where a dataclass means something else by it, its field says so in `metadata={"range": ...}`.
+A name means the same in every recipe, so one table serves all. Options of transformers' TrainingArguments stand in
+it too. Where a dataclass means something else by it, its field says so in `metadata={"range": ...}`.
 """
 
 from __future__ import annotations

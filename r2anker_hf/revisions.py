@@ -61,7 +61,8 @@ def resolved(repo: str, revision: str | None, repo_type: str = "model") -> str |
 
 
 def commit_of(repo: str, revision: str | None, repo_type: str = "model") -> str | None:
-    """The commit that a tag, a branch or None (the newest) stands for, by the Hub, or without a connection the cache.
+    """The commit that a tag, a branch or None (the newest) stands for. The Hub says so, or the cache without a
+    connection.
 
     Where neither knows, the revision comes back as it was given.
 

@@ -120,8 +120,8 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
 class RunFile(Mapping[str, tuple[ScoredDocument, ...]]):
     """A TREC run that stays on disk: the same lists as `Run.read_trec`, each read when it is asked for.
 
-    One pass over the file notes where each query's lines lie (some 100 bytes a query are held), so that runs of any
-    length can be mined. A line is checked when its query is read. Lines of one query may stand apart in the file.
+    One pass over the file notes where each query's lines lie, some 100 bytes per query. So runs of any length can
+    be mined. A line is checked when its query is read. Lines of one query may stand apart in the file.
 
     Args:
         path: the file, which must not change meanwhile.

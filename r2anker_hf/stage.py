@@ -86,8 +86,8 @@ def run_stage(
 def pinned(config: Any, name: str, kind: str = "model") -> str | Path:
     """An input that a configuration names, as a stage records it: a local folder, or a Hub id with its commit.
 
-    Of a Hub id without a commit the newest one is taken and put into the configuration, so that what the stage loads,
-    what it records and what a later launch goes on with are the same.
+    A Hub id without a commit gets the newest one, written into the configuration. So the stage loads what it
+    records, and a later launch goes on with the same.
 
     Args:
         config: has the attributes `name` and `name`_revision.

@@ -96,8 +96,8 @@ class FirstStage:
 class System:
     """One run, measured.
 
-    `queries` counts the judged queries that it answers, `depth` is its longest list, and `tied` the share of its
-    documents whose score equals a neighbour's as float32, so that their order says nothing.
+    `queries` counts the judged queries that it answers. `depth` is its longest list. `tied` is the share of its
+    documents whose score equals a neighbour's as float32: their order says nothing.
     """
 
     name: str
@@ -362,8 +362,8 @@ def compare(
 def holm(p_values: Iterable[float]) -> list[float]:
     """Holm's step-down correction, in the order given: the i-th smallest of m times m - i + 1, never falling.
 
-    Holm 1979, Scandinavian Journal of Statistics 6. It holds the chance of any false difference at the level, under
-    any dependence between the tests, and rejects no less than Bonferroni.
+    Holm 1979, Scandinavian Journal of Statistics 6. It holds the chance of any false difference at the level,
+    whatever the dependence between the tests. It rejects no less than Bonferroni.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

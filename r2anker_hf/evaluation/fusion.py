@@ -136,8 +136,9 @@ def choose(
 ) -> tuple[Point, list[Point]]:
     """Method and weights with the highest mean over the judged queries, out of a grid.
 
-    The grid holds all weights that are multiples of `step` with sum 1, a single run included, and equal weights. Equal
-    means go to the more even weights, then to the method named first, then to more weight on the runs named first.
+    The grid holds all weights that are multiples of `step` with sum 1, a single run included, and equal weights. Of
+    equal means, the more even weights win. Then the method named first wins, then more weight on the runs named
+    first.
 
     Args:
         qrels: judgements of the queries to choose on; never those that are reported.

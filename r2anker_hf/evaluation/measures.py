@@ -2,8 +2,8 @@
 
 What is decided here, once:
 
-- A run's own order is final. pytrec_eval would sort again and break ties by doc_id descending, so it is given scores
-  made from ranks, which have no ties.
+- A run's own order is final. pytrec_eval would sort again and break ties by doc_id descending. So it is given
+  scores made from ranks, which have no ties.
 - A judged query that the run lacks scores 0; a query of the run that is not judged is left out (both are counted in
   a warning). An unjudged document is not relevant.
 - A query without any relevant document scores 0 under every measure and stays in the mean, as in trec_eval.

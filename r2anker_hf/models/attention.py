@@ -79,9 +79,9 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention within each of the pairs that lie end to end; where no pairs are marked, plain attention.
 
-    On CUDA one kernel takes all pairs: flash-attn if it is installed, else `torch.nn.attention.varlen`, or PyTorch's
-    nested tensors where attention weights are dropped out, which the former cannot do. Elsewhere pairs of equal
-    length, which lie side by side in a sorted batch, are one batched product: nothing is padded there either.
+    On CUDA one kernel takes all pairs: flash-attn if it is installed, else `torch.nn.attention.varlen`. The latter
+    cannot drop attention weights out, so PyTorch's nested tensors do that. Elsewhere pairs of equal length, which
+    lie side by side in a sorted batch, are one batched product: nothing is padded there either.
 
     Args:
         module: the layer; tells whether it trains.

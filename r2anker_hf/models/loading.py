@@ -1,8 +1,8 @@
 """Models of every kind come through one door: what is broken is refused by name, what is loaded is whole and finite.
 
 Rankers, retrievers' encoders and pre-training load in float32 whatever the checkpoint's precision, into memory of
-their own. Libraries leave weights where the file is mapped; there they lie as its header happens to end, and a CPU
-adds up in another order with each alignment, so that the last digit would depend on where a model came from.
+their own. Libraries leave weights where the file is mapped, aligned as its header happens to end. A CPU adds up in
+another order with each alignment. The last digit would then depend on where a model came from.
 """
 
 from __future__ import annotations

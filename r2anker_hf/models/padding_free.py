@@ -1,8 +1,8 @@
 """Cross-encoders without padding: pairs laid end to end, attention within each, the head on each first token.
 
-Two exact savings over the padded forward pass of transformers. No token of padding is computed; and of the last layer,
-whose output the head reads at the first token alone, only that token's row is (one layer in twelve of BERT-base, one
-in six of MiniLM), in training as in inference.
+Two exact savings over the padded forward pass of transformers. No token of padding is computed. The head reads the
+last layer at the first token only, so only that token's row is computed there. That is one layer in twelve of
+BERT-base and one in six of MiniLM, in training as in inference.
 """
 
 from __future__ import annotations

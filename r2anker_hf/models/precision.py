@@ -17,8 +17,8 @@ def fastest_precision(use_cpu: bool = False) -> str:
     """One of `PRECISIONS`: half precision where the hardware multiplies in it, not where it is only emulated.
 
     CPUs multiply in bfloat16 by AMX, or by AVX512_BF16 at half of AMX's rate. A step of MiniLM in bfloat16 takes a
-    third of one in float32 there, and so does reranking (AMD EPYC with AVX512_BF16, one core). The features decide
-    and not a measurement, so that a busy machine chooses as an idle one does.
+    third of one in float32 there, and so does reranking. Measured on one core of an AMD EPYC with AVX512_BF16. The
+    features decide and not a measurement, so that a busy machine chooses as an idle one does.
 
     Args:
         use_cpu: leave out a GPU that is there.

@@ -56,8 +56,8 @@ def keep_busy(args: TrainingArguments) -> None:
 class EpochSampler(Sampler[tuple[int, int]]):
     """Every query once an epoch, in an order that depends on (seed, epoch) alone.
 
-    The last batch is filled up from the head of the same order, so that every optimiser step of every epoch sees
-    exactly `whole_batch` queries. That makes batch size, accumulation steps and processes exchangeable.
+    The last batch is filled up from the head of the same order. So every optimiser step sees exactly `whole_batch`
+    queries. That makes batch size, accumulation steps and processes exchangeable.
 
     Args:
         size: training queries.

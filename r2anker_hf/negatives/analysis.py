@@ -126,7 +126,7 @@ def divergences(
     For each generator: `kl`, KL(P(.|q; generator) | BM25(.|q)), the x-axis of Figure 2. Where a ranker was trained on
     its negatives, also `ranker_kl`, KL(P(.|q; ranker) | BM25(.|q)), and `delta`, the first minus the second (Figure
     3): how far training moved away from the distribution that it was given. Near 0 is best there. All of them are
-    `distribution`s of the same kind, so a ranker that orders the pool as BM25 does is at 0 from it, whatever its
+    `distribution`s of the same kind. So a ranker that orders the pool as BM25 does is at 0 from it, whatever its
     logits. By rank, the pool must be deeper than `depth`, or every order of it has the same top.
 
     Args:

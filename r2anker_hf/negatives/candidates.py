@@ -355,7 +355,7 @@ def _is_free(facts: Mapping[str, Any]) -> bool:
 def load_candidates(source: str | os.PathLike, split: str = "train", revision: str | None = None) -> Candidates:
     """Read candidates from a folder that `mine.py` made, or from a Hub repository of that form.
 
-    Where the manifest says that the corpus is another repository, it is read there, at the commit that stands in it.
+    Where the manifest names another repository for the corpus, it is read there, at the commit that is named.
 
     Args:
         source: folder or Hub id.
@@ -488,8 +488,8 @@ def _version(package: str) -> str | None:
 
 
 def _mapped(paths: Sequence[Path], columns: Sequence[str]) -> Any:
-    """Parquet files, memory-mapped. `load_dataset` of a folder caches by the folder's name, and would return the rows
-    that stood there before it was mined again; a cache named by the content's hash cannot."""
+    """Parquet files, memory-mapped. `load_dataset` of a folder caches by the folder's name. It would return the
+    rows that stood there before it was mined again; a cache named by the content's hash cannot."""
     import hashlib
 
     from datasets import Dataset

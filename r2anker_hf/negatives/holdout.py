@@ -16,7 +16,7 @@ def hold_out(
 ) -> tuple[Candidates, Collection, Run]:
     """Take queries out of the candidates, and make of them what a ranker reranks and is measured by.
 
-    They are those whose ids have the smallest hashes, so that any dataset of the same queries holds out the same ones,
+    They are those whose ids have the smallest hashes. So any dataset of the same queries holds out the same ones,
     whatever its order.
 
     Args:

@@ -1,7 +1,8 @@
 """Suspected false negatives: the one rule of who is suspected, for the audit and for trainings that leave them out.
 
-Suspected is a candidate that copies, or nearly copies, a relevant document, and one that every retriever (or a ranker
-that judges in their place) ranks above the best relevant document. No judgement says so; they are often relevant.
+A candidate is suspected if it copies, or nearly copies, a relevant document. It also is if every retriever, or a
+ranker that judges in their place, ranks it above the best relevant document. No judgement says so; they are often
+relevant.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Teacher scores: a ranker's logits for the candidates of each training query, made once and kept beside them.
 
-They are one more entry of a row's `rankings`: every document with its score, best first. A score belongs to a document
-id, so neither the order of the candidates nor that of the scores decides which document is the gold one.
+They are one more entry of a row's `rankings`: every document with its score, best first. A score belongs to a
+document id. So neither the order of the candidates nor that of the scores decides which document is the gold one.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ def write_taught(folder: Path, scores: TeacherScores, facts: Mapping[str, Any]) 
     Logits are float32, unless the candidates hold float64 rankings of another origin already.
 
     Args:
-        folder: the new dataset's folder. Shards are fixed ranges of queries, so any number of processes, and any
-            number of kills between, give the same bytes.
+        folder: the new dataset's folder. Shards are fixed ranges of queries. So any number of processes, and of
+            kills between, gives the same bytes.
         scores: made already.
         facts: what the manifest says of the teacher (see `candidates.run_facts`).
     """

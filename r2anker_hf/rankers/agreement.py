@@ -28,8 +28,8 @@ def agreement(run: Run, teacher: Run, temperature: float = 1.0) -> Agreement:
     """Agreement of a run with a teacher's, over the documents that both score.
 
     The divergence is what a training with objective `ranker` lowers: the teacher's scores are divided by the
-    temperature, the run's are not. A query for which one of the two gives all documents the same score has no order,
-    and counts 0 in tau.
+    temperature, the run's are not. A query whose documents all have the same score in one of the two has no order.
+    It counts 0 in tau.
 
     Args:
         run: a ranker's logits over its pool.

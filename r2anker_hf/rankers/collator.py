@@ -24,16 +24,17 @@ Pair = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]
 class PairEncoder:
     """Token ids of (query, document) pairs: [CLS] query [SEP] document [SEP], by the tokenizer's own template (Eq. 1).
 
-    Each text is tokenised alone, once, and pairs are put together from the token ids; what comes out is what
-    `tokenizer(query, document, truncation=True, max_length=max_length)` gives, and so what every other loader of a
-    saved ranker reads.
+    Each text is tokenised once, by itself, and pairs are put together from the token ids. The result equals
+    `tokenizer(query, document, truncation=True, max_length=max_length)`. So every other loader of a saved ranker
+    reads the same.
 
     With `max_windows` above 1, a document that is longer than its room makes several pairs. Its room is what the
-    truncated pair keeps of it, `r` tokens, and each window holds as many, beside the same query. Window `i` begins at
-    token `i * ceil(r / 2)`, so that neighbours overlap by half. The last one begins earlier where it would otherwise
-    run past the document's end. There are as many windows as the document needs, but no more than `max_windows`; what
-    lies behind them is not read. So `n` windows read about `r * (n + 1) / 2` tokens: take the `n` that covers most
-    documents. A tokenizer that truncates on the left counts from the document's end. Window 0 is the truncated pair.
+    truncated pair keeps of it, `r` tokens. Each window holds as many, beside the same query. Window `i` begins at
+    token `i * ceil(r / 2)`, so that neighbours overlap by half. The last one begins earlier where it would
+    otherwise run past the document's end. There are as many windows as the document needs, but no more than
+    `max_windows`; what lies behind them is not read. So `n` windows read about `r * (n + 1) / 2` tokens: take the
+    `n` that covers most documents. A tokenizer that truncates on the left counts from the document's end. Window 0
+    is the truncated pair.
 
     Args:
         tokenizer: a fast tokenizer.
@@ -192,8 +193,8 @@ class PairEncoder:
 class GroupedListwiseCollator:
     """Collates groups (a query with its positive and negatives) of any sizes into one batch.
 
-    Takes features `{"query": str, "documents": [str, ...], "labels": [float, ...]}`, texts or their token ids, and
-    returns tensors whose first axis is the queries, so that samplers, gathers and accumulation all count queries:
+    Takes features `{"query": str, "documents": [str, ...], "labels": [float, ...]}`, texts or their token ids. The
+    first axis of every tensor is the queries, so samplers, gathers and accumulation count queries:
 
     | key | shape | dtype |
     |---|---|---|
@@ -206,8 +207,8 @@ class GroupedListwiseCollator:
     | `sources`, if the features have it | [queries, list_size] | int64, bit i set: retriever i listed the document |
 
     A query's windows are those of its first document, then those of the second, and so on; mostly one a document.
-    `mask` is int64 because a boolean one cannot be gathered when the longest lists of two processes differ. `lengths`
-    and `windows` are no tensors, so that they stay on the host when a trainer moves the batch to its device.
+    `mask` is int64 because a boolean one cannot be gathered when the longest lists of two processes differ.
+    `lengths` and `windows` are no tensors, so they stay on the host when a trainer moves the batch.
     """
 
     encoder: PairEncoder

@@ -1,8 +1,8 @@
 """Groups of any size in fixed memory: gradient cache at the logits (Gao et al. 2021, RepL4NLP), for rankers.
 
-A listwise loss sees nothing of a pair but its logit. So a step scores all pairs without a graph, takes the loss's
-gradient at the logits, and then runs the pairs again in chunks, each with its graph and its share of that gradient.
-The second run starts every chunk from the random state of the first, so that dropout drops the same.
+A listwise loss sees nothing of a pair but its logit. So a step scores all pairs without a graph and takes the
+loss's gradient at the logits. Then it runs the pairs again in chunks, each with its graph and its share of that
+gradient. The second run starts every chunk from the random state of the first, so that dropout drops the same.
 """
 
 from __future__ import annotations

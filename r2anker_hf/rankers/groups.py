@@ -91,7 +91,7 @@ class StreamedGroups(IterableDataset):
 def of_positive(row: Row, epoch: int, negatives: Callable[[Row], list[str]], config: Any, whole: bool) -> dict:
     """A positive and its negatives; of more than `num_negatives`, each epoch draws other ones.
 
-    The draw depends on (seed, epoch, query), so that it is one in memory, in a stream, and in a loader's workers.
+    The draw depends on (seed, epoch, query). So it is the same in memory, in a stream and in a loader's workers.
     """
     given = negatives(row)
     if not whole and len(given) > config.num_negatives:

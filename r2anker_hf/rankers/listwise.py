@@ -453,7 +453,8 @@ def group_measures(prediction: EvalPrediction, objective: str = "labels") -> dic
 
     Args:
         prediction: `predictions` [groups, list_size] logits, and as `label_ids` two such arrays: labels, of which
-            those above 0 are relevant (all alike, if some are no whole numbers), and a mask, 1 for a document.
+            those above 0 are relevant, and a mask, 1 for a document. If some labels are no whole numbers, all
+            relevant ones count alike.
         objective: of the training.
     """
     if objective != "labels":

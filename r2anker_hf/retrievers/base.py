@@ -52,8 +52,8 @@ class Retriever(Protocol):
             depth: documents a query at most, at least 1.
 
         Returns:
-            One list for each query, in the order of `queries`; empty where nothing matches. Equal scores at the cut
-            are decided by Run's order, so that a shallow search is the top of a deep one.
+            One list for each query, in the order of `queries`; empty where nothing matches. Run's order decides
+            between equal scores at the cut. So a shallow search is the top of a deep one.
 
         Raises:
             InputError: depth is below 1.

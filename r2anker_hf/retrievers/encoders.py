@@ -61,7 +61,7 @@ def load_encoder(
 
 
 def check_encoder(encoder: Any, model: str | os.PathLike, revision: str | None, fresh_head: bool = False) -> Any:
-    """The encoder with its weights in memory of their own, unless one of them, its tokenizer or its limit is wrong.
+    """The encoder with its weights in memory of their own. A wrong weight, tokenizer or limit is refused.
 
     Args:
         encoder: as sentence-transformers loaded it.

@@ -19,7 +19,7 @@ IDENTITY_FILE = "index.json"
 class IndexFolder:
     """A folder that holds one index in pieces, and says what it was made from.
 
-    Every piece is written beside its place and renamed, so that a file under its final name is whole, whenever the
+    Every piece is written beside its place and renamed. So a file under its final name is whole, whenever the
     process was killed: the same command again makes what is missing and nothing else. Several processes may write
     different pieces of one folder.
 

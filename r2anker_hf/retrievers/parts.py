@@ -20,8 +20,8 @@ def search_in_parts(
 ) -> Path:
     """Search for all queries and write `run.trec` into the folder; the file is the same whatever the processes.
 
-    Each part is written under `parts/` as soon as it is found, so memory holds one part a process, and the same call
-    after a kill searches for the missing ones only.
+    Each part is written under `parts/` as soon as it is found, so memory holds one part per process. After a kill
+    the same call searches only for the missing ones.
 
     Args:
         retriever: searches as its `shares_corpus` says.

@@ -15,9 +15,9 @@ _ONE_SPACE = -1
 class Words:
     """The words of tokenised texts, as the tokenizer's own `word_ids` number them.
 
-    WordPiece marks a piece that goes on with a word (##), SentencePiece one that begins it (▁). Byte-level BPE marks
-    the blank before a word (Ġ) and also splits between letters, numbers and other characters (where blanks stand in a
-    row, their own numbering may differ).
+    WordPiece marks a piece that goes on with a word (##), SentencePiece one that begins it (▁). Byte-level BPE
+    marks the blank before a word (Ġ), and also splits between letters, numbers and other characters. Where blanks
+    stand in a row, their own numbering may differ.
 
     Args:
         tokenizer: a fast one.

@@ -372,7 +372,7 @@ def measured(plan: Plan, name: str) -> Measured:
     free = {first: evaluate_run(collection.qrels, run, study.measures) for first, run in lists.items()}
     return Measured(
         name=name,
-        title=f"{collection.name}, {collection.split}",
+        title=f"{name}, {collection.split}",
         tables=[make_table(of, study.reference, measure) for measure, of in values.items()],
         free={one: {first: statistics.mean(free[first][one].values()) for first in free} for one in values},
         runs=runs,

@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 import sys
 
 import pytest
 import yaml
+from browser import needs_browser, seen
 from published_toy import arguments, recipe, write_collection
 
 from r2anker_hf import cli
@@ -207,3 +209,30 @@ def test_a_stage_that_fails_ends_the_study_with_its_command(toy, tmp_path):
         module.main(
             *parse_config(module.StudyConfig, args=arguments(study=toy[0], output_dir=tmp_path / "out", jobs=2))
         )
+
+
+@needs_browser
+def test_the_page_compares_two_systems_query_by_query(finished, tmp_path):
+    folder, _ = finished
+    shown = seen(folder / "tables/study.html", tmp_path)
+    (told,) = re.findall(r'id="told" role="status">([^<]*)<', shown)
+    assert re.fullmatch(r"0\.\d{4} → 0\.\d{4}: \d+ gain, \d+ equal, \d+ lose", told)
+    assert sum(map(int, re.findall(r"(\d+) (?:gain|equal|lose)", told))) == 22
+    assert shown.count('class="passage"') == 20 and "which function of the" in shown
+
+
+@needs_browser
+def test_the_page_sorts_its_tables(finished, tmp_path):
+    folder, _ = finished
+    click = "document.querySelectorAll('table.sortable thead button')[3].click();"  # over fused, largest first
+    shown = seen(folder / "tables/study.html", tmp_path, click)
+    rows = re.findall(r"<tr>.*?</tr>", shown[shown.index("<tbody>") : shown.index("</tbody>")], re.DOTALL)
+    values = [float(re.findall(r'data-value="([^"]*)"', row)[-4]) for row in rows]
+    assert len(values) == 4 and values == sorted(values, reverse=True) and len(set(values)) > 1
+
+
+def test_a_text_cannot_leave_the_script_that_holds_it():
+    from r2anker_hf.evaluation.study_page import _embedded
+
+    assert "<" not in str(_embedded({"text": "</script><b>"}))
+    assert json.loads(str(_embedded({"text": "</script>&"}))) == {"text": "</script>&"}

@@ -25,7 +25,7 @@ from .shipped import as_commands, shipped
 DEMO = "demo"
 COMMANDS = (
     *(DEMO, "retrieve", "fuse", "import-negatives", "mine", "analyse", "export", "train-ranker", "curve"),
-    *("rerank", "score", "over-seeds", "pretrain", "train-retriever", "teach", "distil", "publish", "verify"),
+    *("rerank", "score", "over-seeds", "study", "pretrain", "train-retriever", "teach", "distil", "publish", "verify"),
 )
 """In the order of the work."""
 

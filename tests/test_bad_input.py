@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from every_recipe import CONFIGS, configs
-from published_toy import recipe
+from published_toy import RECIPES, recipe
 
 from r2anker_hf.config import run_recipe
 
@@ -41,6 +41,7 @@ def base(stage: str, story: Path, model: Path) -> dict[str, object]:
         "rerank": {"ranker": story / "ranker", "collection": collection, "first_stage": story / "test/bm25/run.trec"},
         "retrieve": {"collection": collection},
         "score": {"collection": collection, "runs": story / "test/bm25/run.trec", "resamples": 10},
+        "study": {"study": RECIPES / "studies/apidocs.yaml", "dry_run": "true"},
         "teach": {"negatives": negatives, "ranker": story / "ranker"},
         "train_ranker": {"negatives": negatives, "model": model, **TRAINER},
         "train_retriever": {"collection": collection, "model": model, **TRAINING},

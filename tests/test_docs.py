@@ -6,8 +6,8 @@ import json
 import re
 
 import pytest
+from every_recipe import configs
 from pages import LINK, NOTEBOOKS, PAGES, REPOSITORY, anchors, commands, name, sentences, snippets, text, without_code
-from test_recipes import configs
 
 from r2anker_hf.config import parse_config
 

@@ -412,6 +412,13 @@ def test_every_yaml_parses(path):
 
         assert load_config_from_file(str(path)).num_processes >= 1
         return
+    if path.parent.name == "studies":
+        study = recipe("study").Study.read(str(path))
+        for row in study.rankers.values():
+            assert {*study.train, *row} <= {
+                name for config in configs("train_ranker") for name in config.__dataclass_fields__
+            }
+        return
     stage = STAGE_OF.get(path.stem, path.stem)
     required = {"output_dir": "x", "negatives": "x", "ranker": "x", "first_stage": "x", "runs": "bm25=x", "model": "x"}
     required |= {"folder": "x", "repo_id": "me/x"}

@@ -1,0 +1,22 @@
+"""A page as a real browser sees it after its scripts ran; tests that need one skip where none is installed."""
+
+import shutil
+import subprocess
+
+import pytest
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# no network, no profile of the user, nothing in the background
+QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+QUIET = [*QUIET.split(), "--disable-component-update", "--disable-sync", "--virtual-time-budget=5000"]
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+
+
+def seen(page, folder, script=""):
+    """The page's HTML after its own scripts, and then `script`, ran; `folder` takes the profile and the copy."""
+    copy = folder / "page.html"
+    text = page.read_text(encoding="utf-8")
+    copy.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    command = [BROWSER, *QUIET, f"--user-data-dir={folder / 'profile'}", "--dump-dom", f"file://{copy}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout

@@ -1,0 +1,238 @@
+"""Protects studies: tables of rankers over several first stages and seeds, and that no stage is done twice."""
+
+import json
+import math
+import re
+import sys
+
+import pytest
+import yaml
+from browser import needs_browser, seen
+from published_toy import arguments, recipe, write_collection
+
+from r2anker_hf import cli
+from r2anker_hf.config import parse_config
+from r2anker_hf.evaluation.evaluation import Settings
+from r2anker_hf.evaluation.study import ALL, detectable_difference, make_table, query_means
+from r2anker_hf.records import InputError
+
+QUERIES = [f"q{number}" for number in range(8)]
+
+
+def values(*seeds):
+    """One mapping of query values per seed, from a mean that every query has."""
+    return [dict.fromkeys(QUERIES, mean) for mean in seeds]
+
+
+def test_a_row_says_mean_worst_and_distance_over_the_first_stages_of_each_seed():
+    rows = {"joint": {"bm25": values(0.5, 0.7), "dense": values(0.6, 0.6)}}
+    (row,) = make_table(rows, "joint", "nDCG@10").rows
+    assert row.columns["bm25"].mean == pytest.approx(0.6) and row.columns["bm25"].deviation == pytest.approx(0.02**0.5)
+    assert row.mean.mean == pytest.approx((0.55 + 0.65) / 2)
+    assert row.worst.mean == pytest.approx((0.5 + 0.6) / 2)  # the worst differs from seed to seed
+    assert row.distance.mean == pytest.approx(0.1) and row.seeds == 2
+
+
+def test_one_seed_has_no_deviation():
+    (row,) = make_table({"one": {"bm25": values(0.5)}}, "one", "nDCG@10").rows
+    assert row.mean.deviation is None and row.distance.mean == 0
+
+
+def test_tests_are_of_query_means_over_seeds_and_corrected_over_all_columns():
+    better = [{q: 0.5 + 0.1 * (place > 0) for place, q in enumerate(QUERIES)}, values(0.6)[0]]
+    rows = {
+        "one": {"bm25": values(0.5, 0.5), "dense": values(0.4, 0.4)},
+        "joint": {"bm25": better, "dense": values(0.4, 0.4)},
+    }
+    table = make_table(rows, "one", "nDCG@10", Settings(resamples=2000))
+    over = table.comparisons["joint"]
+    assert list(over) == ["bm25", "dense", ALL] and "one" not in table.comparisons
+    assert over["bm25"].difference == pytest.approx((7 * 0.1 + 0.05) / 8) and over["bm25"].wins == 8
+    assert over[ALL].difference == pytest.approx(over["bm25"].difference / 2)
+    assert over["dense"].p_value == 1 and over["bm25"].p_corrected > over["bm25"].p_value
+
+
+def test_a_difference_that_is_detectable_is_detected_in_four_studies_of_five():
+    import numpy as np
+    from scipy.stats import ttest_1samp
+
+    generator = np.random.default_rng(0)
+    true = detectable_difference(generator.normal(0, 0.3, 100_000).tolist(), queries=60)
+    found = [ttest_1samp(generator.normal(true, 0.3, 60), 0).pvalue < 0.05 for _ in range(1500)]
+    assert 0.76 < np.mean(found) < 0.84
+    assert detectable_difference([0.5]) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("rows", "reference", "told"),
+    [
+        ({"a": {"bm25": values(1)}}, "b", "no row is called 'b'; there are a"),
+        ({"a": {"bm25": values(1)}, "b": {"dense": values(1)}}, "a", "row 'b' has first stages dense, but 'a' bm25"),
+        ({"a": {"bm25": values(1), "dense": values(1, 1)}}, "a", "not the same number of seeds"),
+        ({"a": {"bm25": values(1), "dense": [{"q0": 1.0}]}}, "a", "measured on other queries"),
+    ],
+)
+def test_tables_that_cannot_be_compared_are_refused(rows, reference, told):
+    with pytest.raises(InputError, match=told):
+        make_table(rows, reference, "nDCG@10")
+
+
+def test_query_means_hold_every_query_once():
+    assert query_means({"bm25": values(0.2, 0.4)})[ALL] == dict.fromkeys(QUERIES, pytest.approx(0.3))
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory, tiny_model):
+    """The YAML of a study with two rows that learn, one that does not, two seeds and three first stages."""
+    folder = tmp_path_factory.mktemp("study")
+    write_collection(folder / "toy")
+    options = {"max_steps": 1, "num_negatives": 2, "per_device_train_batch_size": 2, "max_length": 32, "use_cpu": True}
+    written = {
+        "collections": {"toy": {"collection": str(folder / "toy"), "dev": None}},
+        "retrievers": {"bm25": {"depth": 20}, "dense": {"retriever": "dense", "model": str(tiny_model), "depth": 20}},
+        "first_stages": ["bm25", "fused"],
+        "rankers": {"bm25": {"retrievers": ["bm25"]}, "joint": {}},
+        "rerankers": {"untrained": str(tiny_model)},
+        "reference": "bm25",
+        "seeds": [1, 2],
+        "mine": {"depth": 10, "audit_queries": 0},
+        "train": {**options, "model": str(tiny_model), "mixed_precision": "no", "report_to": "none"},
+        "rerank": {"depth": 5},
+        "measures": ["nDCG@10", "MRR@10"],
+        "published": {"joint": {"bm25": 0.4}},
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(written))
+    return path, written
+
+
+def study(path, folder, **options):
+    module = recipe("study")
+    done = []
+
+    def in_this_process(words):
+        done.append(words)
+        argv = sys.argv
+        try:
+            cli.run(words[1].rpartition("/")[2].removesuffix(".py").replace("_", "-"), words[2:])
+        finally:
+            sys.argv = argv
+        return 0
+
+    module.exit_code = in_this_process
+    module.main(*parse_config(module.StudyConfig, args=arguments(study=path, output_dir=folder, **options)))
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(toy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studied") / "out"
+    return folder, study(toy[0], folder)
+
+
+def test_every_stage_is_done_once_and_leaves_an_ordinary_folder(finished):
+    folder, done = finished
+    recipes = [words[1].rpartition("/")[2] for words in done]
+    # 2 retrievers x 2 splits; fused test and train; 1 set of candidates; 2 rows x 2 seeds; 5 rankers x 2 first stages
+    counts = {"retrieve.py": 4, "fuse.py": 2, "mine.py": 1, "train_ranker.py": 4, "rerank.py": 10}
+    assert {name: recipes.count(name) for name in dict.fromkeys(recipes)} == counts
+    assert all((folder / words[-1] / "provenance.json").is_file() for words in done)
+    commands = (folder / "tables/commands.txt").read_text().splitlines()
+    assert len(commands) == len(done) and all(line.startswith("python recipes/") for line in commands)
+
+
+def test_rows_draw_from_the_retrievers_that_they_name(finished):
+    folder, _ = finished
+    told = {
+        row: yaml.safe_load((folder / f"toy/rankers/{row}.1/config.yaml").read_text()).get("retrievers")
+        for row in ("bm25", "joint")
+    }
+    assert told == {"bm25": ["bm25"], "joint": []}  # [] draws from all
+
+
+def test_the_tables_hold_every_row_and_their_figures_agree(finished):
+    folder, _ = finished
+    whole = json.loads((folder / "tables/study.json").read_text())
+    by_measure = {table["measure"]: table for table in whole["tables"]["toy"]}
+    assert list(by_measure) == ["nDCG@10", "MRR@10"]
+    table = by_measure["nDCG@10"]
+    assert [(row["name"], row["seeds"]) for row in table["rows"]] == [("bm25", 2), ("joint", 2), ("untrained", 1)]
+    for row in table["rows"]:
+        assert row["worst"]["mean"] <= row["mean"]["mean"] <= row["worst"]["mean"] + row["distance"]["mean"]
+    text = (folder / "tables/study.md").read_text()
+    assert f"{table['rows'][1]['columns']['fused']['mean']:.4f}" in text and "first stage only" in text
+    assert "| joint | bm25 | 0.4000 |" in text
+
+
+def test_a_finished_study_does_nothing_twice_and_a_grown_one_only_what_is_new(toy, finished, tmp_path):
+    folder, _ = finished
+    path, written = toy
+    assert study(path, folder) == []
+    grown = tmp_path / "study.yaml"
+    grown.write_text(yaml.safe_dump({**written, "rerankers": {}, "seeds": [1, 2, 3], "first_stages": ["bm25"]}))
+    planned = recipe("study")
+    tasks = planned._tasks(planned.Plan(planned.Study.read(str(grown)), folder).layers())
+    assert [task.folder.name for task in tasks if not task.done] == ["bm25.3", "joint.3", "bm25.3", "joint.3"]
+
+
+def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, capsys):
+    assert study(toy[0], tmp_path / "out", dry_run="true") == [] and not (tmp_path / "out").exists()
+    printed = capsys.readouterr().out
+    assert printed.count("python recipes/train_ranker.py") == 4 and "rerank: 10 to do, 0 done" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"rankers": {"a": {"retrievers": ["xyz"]}}}, "rankers: a draws from 'xyz'; there are bm25, dense"),
+        ({"first_stages": ["xyz"]}, "first_stages: 'xyz' is no retriever; choose among bm25, dense, fused"),
+        ({"reference": "xyz"}, "reference: 'xyz' is no ranker; choose among bm25, joint, untrained"),
+        ({"rerankers": {"joint": "M"}}, "share a name"),
+        ({"collections": {"toy": {}}}, "toy says no collection"),
+        ({"measures": ["xyz"]}, "xyz"),
+        ({"xyz": 1}, "unknown key 'xyz'; choose among collections"),
+        ({"rankers": 7}, "a value has a wrong form"),
+    ],
+)
+def test_a_study_that_does_not_resolve_is_refused_with_its_file(toy, tmp_path, change, told):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**toy[1], **change}))
+    with pytest.raises(InputError, match=told) as error:
+        recipe("study").Study.read(str(path))
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_stage_that_fails_ends_the_study_with_its_command(toy, tmp_path):
+    module = recipe("study")
+    module.exit_code = lambda words: 2
+    with pytest.raises(InputError, match=r"exit code 2: python recipes/retrieve.py --collection"):
+        module.main(
+            *parse_config(module.StudyConfig, args=arguments(study=toy[0], output_dir=tmp_path / "out", jobs=2))
+        )
+
+
+@needs_browser
+def test_the_page_compares_two_systems_query_by_query(finished, tmp_path):
+    folder, _ = finished
+    shown = seen(folder / "tables/study.html", tmp_path)
+    (told,) = re.findall(r'id="told" role="status">([^<]*)<', shown)
+    assert re.fullmatch(r"0\.\d{4} → 0\.\d{4}: \d+ gain, \d+ equal, \d+ lose", told)
+    assert sum(map(int, re.findall(r"(\d+) (?:gain|equal|lose)", told))) == 22
+    assert shown.count('class="passage"') == 20 and "which function of the" in shown
+
+
+@needs_browser
+def test_the_page_sorts_its_tables(finished, tmp_path):
+    folder, _ = finished
+    click = "document.querySelectorAll('table.sortable thead button')[3].click();"  # over fused, largest first
+    shown = seen(folder / "tables/study.html", tmp_path, click)
+    rows = re.findall(r"<tr>.*?</tr>", shown[shown.index("<tbody>") : shown.index("</tbody>")], re.DOTALL)
+    values = [float(re.findall(r'data-value="([^"]*)"', row)[-4]) for row in rows]
+    assert len(values) == 4 and values == sorted(values, reverse=True) and len(set(values)) > 1
+
+
+def test_a_text_cannot_leave_the_script_that_holds_it():
+    from r2anker_hf.evaluation.study_page import _embedded
+
+    assert "<" not in str(_embedded({"text": "</script><b>"}))
+    assert json.loads(str(_embedded({"text": "</script>&"}))) == {"text": "</script>&"}

@@ -23,6 +23,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 FIXED = re.compile(r"(?P<name>.+)@(?P<revision>[0-9a-f]{40}|sha256:[0-9a-f]{64})")
 """A model by its commit, or a local one by its files' hash."""
 PINNED = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
+PUBLICATION_FILE = "publication.json"
 _LOCAL = "sha256:"
 AS_RECORDED = "-"  # of a set of candidates, among several that moved
 # Of a stage's configuration: what decides the numbers. The rest is places, logging and the machine.
@@ -269,7 +270,7 @@ def _ranker_given(stage: Stage, ranking: str, stated: str | None) -> dict[str, A
             raise InputError(f"teacher: {stated} is stated, but {stage.folder} learned from {recorded}")
     elif stated:
         name, revision = pinned(stated, "teacher", "--teacher")
-        if Path(given).is_dir() and _weights(Path(given)) != _weights_on_hub(name, revision):
+        if Path(given).is_dir() and _weights(Path(given)) != _weights_published(name, revision):
             raise InputError(f"teacher: the weights of {stated} are others than those of {given}")
     else:
         name, revision = public_name(given), recorded
@@ -280,16 +281,19 @@ def _weights(folder: Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
-def _weights_on_hub(name: str, revision: str) -> dict[str, str]:
-    """sha256 of the weights at the top of a model's repository, as the Hub states them."""
-    from huggingface_hub import HfApi
+def _weights_published(name: str, revision: str) -> dict[str, str]:
+    """sha256 of the weights of a model that was published from here, as its `publication.json` lists them."""
+    from huggingface_hub import hf_hub_download
 
     try:
-        found = HfApi().model_info(name, revision=revision, files_metadata=True).siblings or []
+        listed = read_json(hf_hub_download(name, PUBLICATION_FILE, revision=revision), "files")["files"]
     except (OSError, ValueError) as error:
-        raise InputError(f"{name}@{revision}: cannot be read: {str(error).splitlines()[0]}") from error
-    weights = [file for file in found if file.rfilename.endswith(".safetensors") and "/" not in file.rfilename]
-    return {file.rfilename: file.lfs.sha256 for file in weights if file.lfs}
+        raise InputError(
+            f"{name}@{revision}: {PUBLICATION_FILE} cannot be read: {str(error).splitlines()[0]}"
+        ) from error
+    return {
+        path: facts["sha256"] for path, facts in sorted(listed.items()) if re.fullmatch(r"[^/]+\.safetensors", path)
+    }
 
 
 def _teacher(stage: Stage, ranking: str, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from .licences import carried
 from .lint import findings, refuse, refuse_pickles, this_machine
 from .provenance import (
     FIXED,
+    PUBLICATION_FILE,
     base_model,
     check_maker,
     collection_of,
@@ -41,7 +42,6 @@ from .provenance import FORMAT as PROVENANCE_FORMAT
 
 KINDS = {"ranker": "model", "negatives": "dataset", "retriever": "model"}
 """What can be published, and the Hub's type of its repository."""
-PUBLICATION_FILE = "publication.json"
 FORMAT = "r2anker_hf.publication/1"
 MODEL_FILES = (
     *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),

@@ -29,6 +29,9 @@ COMMANDS = (
 )
 """In the order of the work."""
 
+FIRST = {"verify": "repo_id"}
+"""Options whose value may stand first, without the option's name."""
+
 _USAGE = """usage: r2anker COMMAND [--config FILE.yaml] [--option value ...]
 
 {commands}
@@ -58,11 +61,21 @@ def main(args: Sequence[str] | None = None) -> None:
         elif (command := name.replace("_", "-")) == DEMO:
             demo(rest)
         elif command in COMMANDS:
-            run(command, rest)
+            run(command, _named(command, rest))
         else:
             raise InputError(_unknown(name))
     except (InputError, KeyboardInterrupt) as error:
         end(error)
+
+
+def _named(command: str, args: Sequence[str]) -> Sequence[str]:
+    """The options, with the name of the one that may stand first without it.
+
+    >>> _named("verify", ["me/ranker", "--version", "1.0.0"])
+    ['--repo_id', 'me/ranker', '--version', '1.0.0']
+    """
+    first = FIRST.get(command)
+    return [f"--{first}", *args] if first and args and not args[0].startswith("-") else args
 
 
 def usage() -> str:

@@ -26,6 +26,8 @@ from .records import InputError
 from .revisions import commit_of
 
 PROVENANCE_FILE = "provenance.json"
+TRAINING_FILE = "training_stage.json"
+"""In a model's folder inside a stage's: which of that stage's trainings it comes from."""
 HASHED_UP_TO = 16 * 2**20
 """Bytes of a written file up to which a later launch compares its hash; of larger ones the size."""
 PACKAGES = (

@@ -87,10 +87,10 @@ def two_stages(config: TwoStageConfig, training: RetrieverTraining, collection: 
     start = starting_model(*given, folder / "L0")
     rows = partial(first_rows, config, collection, folder)
     names = [f"{LETTERS[config.retriever]}{number}" for number in range(1, config.stages + 1)]
-    for number, name in enumerate(names):
+    for number, name in enumerate(names, start=1):
         if not (folder / name).exists():
-            train_stage(config, training, collection, start, rows(), folder / name)
-        if number + 1 < len(names):
+            train_stage(config, training, collection, start, rows(), folder / name, number)
+        if number < len(names):
             own = own_run(config, training, collection, folder, name)
             rows = partial(with_list, rows, name, own)
             start = folder / name if config.stage2_from == "stage1" else start
@@ -103,8 +103,9 @@ def train_stage(
     start: str | os.PathLike,
     rows: Iterator[Mapping[str, Any]],
     target: Path,
+    number: int,
 ) -> None:
-    """One training from `start`, saved as `target`."""
+    """Training `number`, from 1, begun at `start` and saved as `target`, which says its number."""
     print(f"\n{target.name}: trained on {config.split} queries")
     state, tuples = PartialState(), target.with_name(f"tuples-{target.name}.arrow")
     if state.is_main_process:
@@ -116,7 +117,7 @@ def train_stage(
     checkpoints = target.with_name(f"checkpoints-{target.name}")
     train(model, Dataset.from_file(str(tuples)), training, checkpoints)
     if state.is_main_process:
-        save_encoder(model, target)
+        save_encoder(model, target, number)
         shutil.rmtree(checkpoints)
         tuples.unlink()
     state.wait_for_everyone()

@@ -2,16 +2,17 @@
 
 import json
 import re
-import shutil
 
 import pytest
 from huggingface_hub import ModelCard
 from published_toy import run
 
+from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.evaluation.report import read_report
 from r2anker_hf.publishing.golden import score_ranker
 from r2anker_hf.publishing.staging import Stated, stage
 from r2anker_hf.publishing.verify import check_folder
+from r2anker_hf.retrievers.training import save_encoder
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_what_a_reader_needs_is_said(card, folder):
             "250.0 W a device",
             "@inproceedings{zhou",
         ),
-        *("at most 64 tokens", "## Limits and bias", "Split `train`, 33 queries", "verify.py --repo_id me/toy"),
+        *("at most 64 tokens", "## Limits and bias", "Split `train`, 33 queries", "r2anker verify me/toy"),
         *("top 200", "Holm-corrected", "500 resamples", "candidates mined from toy"),
     ):
         assert said in card, said
@@ -150,7 +151,7 @@ def test_the_negatives_card(finished, tmp_path):
         'load_dataset("me/toy-negatives"',
         "## Audit",
         "device hours",
-        "verify.py --repo_id",
+        "r2anker verify me/toy-negatives",
         "@inproceedings",
     ):
         assert said in card, said
@@ -167,8 +168,11 @@ def retriever(finished, tiny_model, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("retriever")
     model = SentenceTransformer(str(tiny_model), device="cpu")
-    model.save_pretrained(str(folder / "D1"), create_model_card=False)
-    shutil.copy(finished / "ranker" / "provenance.json", folder)
+    save_encoder(model, folder / "D1", stage=1)
+    collection = load_collection(str(finished / "toy"), "train")
+    record = json.loads((finished / "ranker" / "provenance.json").read_text())
+    record["inputs"] = {"model": record["inputs"]["model"], "collection": f"toy@{collection.revision}"}
+    (folder / "provenance.json").write_text(json.dumps(record))
     config = {"collection": str(finished / "toy"), "model": str(tiny_model), "retriever": "dense", "split": "train"}
     config |= {"revision": None, "use_titles": True, "collection_options": {}, "depth": 200, "negatives": None}
     (folder / "config.yaml").write_text(json.dumps(config))

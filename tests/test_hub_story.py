@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from hub_server import Hub
+from huggingface_hub import ModelCard
 
 pytestmark = pytest.mark.hub
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIZES = "--collection apidocs --collection_options passages=80 test=20 dev=10"
 TRAINING = "--max_steps 3 --per_device_train_batch_size 4 --num_negatives 3 --use_cpu true --mixed_precision no"
+STUDENT = "--max_queries 8 --num_negatives 2 --per_device_train_batch_size 4 --num_train_epochs 1 --bf16 false"
 
 # Recipes one after the other in one process, as they would run in one each; `{NAME}` stands for what came out before.
 RECIPES = """
@@ -32,7 +34,7 @@ for line in CONFIGS:
     run_recipe(module.main, *(getattr(module, config) for config in {
         "retrieve": ["RetrievalConfig"], "mine": ["MiningConfig"], "train_ranker": ["RankerConfig", "ListwiseConfig"],
         "rerank": ["RerankingConfig"], "score": ["ScoringConfig"], "publish": ["PublishingConfig", "Stated"],
-        "verify": ["VerificationConfig"],
+        "verify": ["VerificationConfig"], "distil": ["DistillationConfig", "DistillationTraining"],
     }[name]), args=args)
     if name == "publish" and "--dry_run" not in args:
         output = args[args.index("--output_dir") + 1]
@@ -93,6 +95,11 @@ def story(tiny_model, tmp_path_factory):
             f"--output_dir {out}/published/ranker",
             f"rerank --ranker me/ranker --ranker_revision {{ranker}} {SIZES} --split test "
             f"--first_stage {out}/test/run.trec --depth 10 --output_dir {out}/reranked_from_hub",
+            "distil --negatives me/negatives --negatives_revision {negatives} --model them/tiny "
+            f"--model_revision {base} --teacher {out}/ranker {STUDENT} --output_dir {out}/student",
+            f"publish --kind retriever --folder {out}/student --repo_id me/retriever --teacher me/ranker@{{ranker}} "
+            f"{publish} --output_dir {out}/published/retriever",
+            "verify --repo_id me/retriever --revision {retriever}",
             "verify --repo_id me/ranker --revision {ranker}",
             "verify --repo_id me/negatives --revision {negatives}",
         ]
@@ -106,7 +113,7 @@ def receipt(out, kind):
 
 def test_everything_is_published_as_it_was_staged(story):
     hub, out, _ = story
-    for kind, repo_type in (("negatives", "dataset"), ("ranker", "model")):
+    for kind, repo_type in (("negatives", "dataset"), ("ranker", "model"), ("retriever", "model")):
         staged = out / "published" / kind / "staged"
         files = {p.relative_to(staged).as_posix(): p.read_bytes() for p in staged.rglob("*") if p.is_file()}
         assert hub.content(f"me/{kind}", repo_type) == files == hub.content(f"me/{kind}", repo_type, "v1.0.0")
@@ -116,16 +123,34 @@ def test_everything_is_published_as_it_was_staged(story):
     assert [hub.repos[key].private for key in (("dataset", "me/negatives"), ("model", "me/ranker"))] == [False, True]
 
 
-def test_both_stand_in_the_collection(story):
+def test_all_stand_in_the_collection(story):
     hub, _, _ = story
     (collection,) = hub.collections.values()
-    assert [item["id"] for item in collection["items"]] == ["me/negatives", "me/ranker"]
+    assert [item["id"] for item in collection["items"]] == ["me/negatives", "me/ranker", "me/retriever"]
 
 
 def test_the_ranker_says_which_negatives_it_learned_from(story):
     _, out, _ = story
     provenance = json.loads((out / "ranker" / "provenance.json").read_text())
     assert provenance["inputs"]["negatives"] == f"me/negatives@{receipt(out, 'negatives')['commit']}"
+
+
+def test_the_retriever_names_its_student_its_teacher_and_its_candidates_by_their_commits(story):
+    hub, out, _ = story
+    card = ModelCard((out / "published/retriever/staged/README.md").read_text()).data
+    assert card.base_model == ["them/tiny", "me/ranker"] and card.datasets[0] == "me/negatives"
+    provenance = json.loads((out / "published/retriever/staged/provenance.json").read_text())
+    commits = [receipt(out, kind)["commit"] for kind in ("ranker", "negatives")]
+    assert [provenance["teachers"][0]["revision"], provenance["negatives"]["revision"]] == commits
+
+
+def test_a_teacher_with_other_weights_is_refused(story, tmp_path):
+    hub, out, _ = story
+    listed = {"files": {"model.safetensors": {"bytes": 7, "sha256": "0" * 64}}}
+    commit = hub.commit("them/other", {"publication.json": json.dumps(listed).encode()}, kind="model")
+    line = f"publish --kind retriever --folder {out}/student --repo_id me/other --teacher them/other@{commit}"
+    with pytest.raises(AssertionError, match="the weights of them/other@.* are others than those of"):
+        child(hub, tmp_path / "home", RECIPES, json.dumps([f"{line} --output_dir {tmp_path}/published"]))
 
 
 def test_three_libraries_in_a_fresh_process_give_equal_scores(story, tmp_path):

@@ -157,8 +157,9 @@ def metadata(kind: str, provenance: Mapping[str, Any], measured: Sequence[Measur
         "pipeline_tag": PIPELINES[form],
         "datasets": list(dict.fromkeys(one["name"] for one in training_data(provenance) if _on_hub(one))) or None,
     }
-    if _on_hub(base):
-        options |= {"base_model": base["name"], "base_model_relation": "finetune"}
+    bases = [one["name"] for one in (base, *_rankers(provenance)) if _on_hub(one)]
+    if bases:
+        options |= {"base_model": bases if bases[1:] else bases[0], "base_model_relation": "finetune"}
     if "grams_co2" in provenance["cost"]:
         options["co2_eq_emissions"] = {
             "emissions": provenance["cost"]["grams_co2"],
@@ -313,6 +314,11 @@ def training_data(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [provenance["collection"]]
 
 
+def _rankers(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rankers whose scores a model learned."""
+    return [one for one in provenance.get("teachers", ()) if "name" in one]
+
+
 def _on_hub(source: Mapping[str, Any]) -> bool:
     return bool(PINNED.fullmatch(f"{source['name']}@{source['revision']}"))
 
@@ -326,6 +332,7 @@ def _origins(provenance: Mapping[str, Any]) -> Table:
         sources += [(what, one), ("their collection", {**one["collection"], "licence": None})]
     if collection := provenance.get("collection"):
         sources.append(("collection", collection))
+    sources += [("ranker that taught", {**one, "licence": None}) for one in _rankers(provenance)]
     header = ("what", "name", "revision", "licence")
     rows = [
         (what, _linked(one), f"`{_short(one['revision'])}`", one.get("licence") or "not stated")

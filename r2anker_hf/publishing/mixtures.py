@@ -1,4 +1,4 @@
-"""A ranker's sets of candidates, one or several: which they were, and the share that each had of the training."""
+"""A model's sets of candidates, one or several: which they were, and the share that each had of the training."""
 
 from __future__ import annotations
 
@@ -91,9 +91,11 @@ def with_shares(sets: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) 
 
 
 def differences(provenance: Mapping[str, Any]) -> list[str]:
-    """A line for each set of candidates or share that is not what the training's inputs and settings give."""
+    """A line for each set of candidates, share or teacher that the training's record does not give."""
     sets, last = sets_of(provenance), provenance["stages"][-1]
     recorded = recorded_sets(last["inputs"])
+    if "collection" in provenance:  # a retriever's own training reads its collection, whatever negatives it was given
+        return _collection_differences(provenance["collection"], last["inputs"].get("collection", ""))
     if len(sets) != len(recorded):
         return [f"negatives: {len(sets)} are stated, but the training recorded {len(recorded)}"]
     wrong = [
@@ -101,6 +103,12 @@ def differences(provenance: Mapping[str, Any]) -> list[str]:
         for one, input_ in zip(sets, recorded, strict=True)
         if not is_recorded(one["revision"], input_)
     ]
+    if (recorded_teacher := last["inputs"].get("teacher")) is not None:
+        wrong += [
+            f"teacher: {one['name']} at {one['revision']} is stated, but the training recorded {recorded_teacher}"
+            for one in provenance.get("teachers", ())
+            if not is_recorded(one["revision"], recorded_teacher)
+        ]
     if len(sets) > 1:
         for one, derived in zip(sets, with_shares(sets, last["settings"]), strict=True):
             wrong += [
@@ -109,3 +117,9 @@ def differences(provenance: Mapping[str, Any]) -> list[str]:
                 if one.get(key) != value
             ]
     return wrong
+
+
+def _collection_differences(stated: Mapping[str, Any], recorded: str) -> list[str]:
+    if recorded.rpartition("@")[2] == str(stated["revision"]):
+        return []
+    return [f"collection: {stated['name']} at {stated['revision']} is stated, but the training recorded {recorded}"]

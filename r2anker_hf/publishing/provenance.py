@@ -11,7 +11,7 @@ from typing import Any
 
 from ..collection.collection import load_collection
 from ..config import CONFIG_FILE
-from ..files import read_json, read_yaml
+from ..files import read_json, read_yaml, sha256_file
 from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name, read_manifest
 from ..negatives.card import AUDIT_FILE
 from ..records import InputError
@@ -23,6 +23,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 FIXED = re.compile(r"(?P<name>.+)@(?P<revision>[0-9a-f]{40}|sha256:[0-9a-f]{64})")
 """A model by its commit, or a local one by its files' hash."""
 PINNED = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
+PUBLICATION_FILE = "publication.json"
 _LOCAL = "sha256:"
 AS_RECORDED = "-"  # of a set of candidates, among several that moved
 # Of a stage's configuration: what decides the numbers. The rest is places, logging and the machine.
@@ -52,11 +53,13 @@ SETTINGS = (
         "max_steps",
     ),
     *("mixed_precision", "bf16", "held_out", "dev_split", "dev_measure", "dev_depth", "seed", "stage2_from"),
-    *("teacher", "whole_words", "mixture_weights", "mixture_temperature"),
+    *("teacher", "teacher_name", "teacher_dtype", "teacher_temperature", "contrastive_weight"),
+    *("whole_words", "mixture_weights", "mixture_temperature"),
 )
 _OF_SPLADE = ("head_steps", "query_flops", "document_flops")
 # Not worth a line of a card: they say that an option was not used.
 _UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": ["train"]}
+_UNUSED |= {"teacher_name": "teacher", "teacher_temperature": 1.0, "contrastive_weight": 0.0}
 _UNUSED |= {"stage2_from": "stage1", "leave_out_suspects": False, "mixture_temperature": 1.0, "max_windows": 1}
 
 
@@ -75,7 +78,7 @@ class Stage:
         hidden: tuple[str, ...] = _OF_SPLADE if self.config.get("retriever") == "dense" else ()
         hidden += ("bf16",) if "mixed_precision" in used else ()
         hidden += ("dev_split",) if "held_out" in used else ()
-        hidden += () if self.config.get("objective") == "ranker" else ("teacher",)
+        hidden += () if self.config.get("objective") == "ranker" else ("teacher",)  # elsewhere a place
         settings = {key: self.config[key] for key in used if key not in hidden}
         return {
             **{key: self.record[key] for key in kept if key in self.record},
@@ -104,7 +107,7 @@ def lineage(folder: str | Path) -> list[Stage]:
         InputError: a model that it was trained from has changed since.
     """
     stages = [read_stage(folder)]
-    _check_maker(stages[0], "model")
+    check_maker(stages[0], "model")
     while (start := Path(stages[0].config["model"])) and (start / PROVENANCE_FILE).is_file():
         if digest_of(start) != stages[0].record["inputs"]["model"]:
             raise InputError(f"{start}: has changed since {stages[0].folder} was trained from it")
@@ -148,10 +151,10 @@ class TrainingData:
 
 
 def negatives_of(stage: Stage, stated: Sequence[str] = ()) -> TrainingData:
-    """The candidates that a ranker learned from, out of their manifests and audits.
+    """The candidates that a ranker, or a retriever that a ranker taught, learned from: their manifests and audits.
 
     Args:
-        stage: the ranker's training.
+        stage: the training.
         stated: of each set of candidates where it is now, `AS_RECORDED` where it was not moved; empty: none was.
 
     Returns:
@@ -160,17 +163,27 @@ def negatives_of(stage: Stage, stated: Sequence[str] = ()) -> TrainingData:
     Raises:
         InputError: they are not there any more, have changed, or stand on the Hub without a commit.
     """
-    _check_maker(stage, "negatives", "num_negatives", "policy", "depth")
+    check_maker(stage, "negatives", "num_negatives", "policy", "depth")
     given = _values(stage, "negatives")
     if len(stated) not in (0, len(given)):
         raise InputError(f"negatives: {len(stated)} are given, but {stage.folder} was trained on {len(given)}")
     places: Sequence[str | None] = stated or [None] * len(given)
     moved = [None if place == AS_RECORDED else place for place in places]
-    recorded, splits = recorded_sets(stage.record["inputs"]), splits_of(stage.config, len(given))
+    recorded, splits = recorded_sets(stage.record["inputs"]), _splits(stage, len(given))
     sets = [_one_set(stage, *one) for one in zip(given, recorded, moved, splits, strict=True)]
     texts = chain.from_iterable(one.texts for one in sets)
     facts = [one.facts for one in sets]
     return TrainingData(facts[0] if len(sets) == 1 else {"mixture": with_shares(facts, stage.config)}, texts)
+
+
+def _splits(stage: Stage, count: int) -> list[str]:
+    """The split of each set of candidates; a distillation has one set, and calls it `split`."""
+    return [stage.config["split"]] if is_distilled(stage) else splits_of(stage.config, count)
+
+
+def is_distilled(stage: Stage) -> bool:
+    """Whether it is a distillation: distil.py, and no other recipe, names the scores that it learns so."""
+    return "teacher_name" in stage.config
 
 
 def _one_set(stage: Stage, given: str, recorded: str, stated: str | None, split: str) -> TrainingData:
@@ -214,12 +227,13 @@ def negatives_facts(name: str, revision: str) -> dict[str, Any]:
     }
 
 
-def teachers_of(stage: Stage, negatives: Mapping[str, Any]) -> list[dict[str, Any]]:
+def teachers_of(stage: Stage, negatives: Mapping[str, Any], stated: str | None = None) -> list[dict[str, Any]]:
     """Whose scores a training learned, each once; nothing where it learned none.
 
     Args:
         stage: the training.
         negatives: facts of the candidates that hold the scores (see `negatives_of`).
+        stated: owner/name@commit where the ranker is that a distillation was given as a folder.
 
     Returns:
         Ranking with name and revision of a ranker, or with method and weights of fused first stages.
@@ -227,13 +241,59 @@ def teachers_of(stage: Stage, negatives: Mapping[str, Any]) -> list[dict[str, An
     Raises:
         InputError: a ranker is pinned neither to a commit nor by its files' hash.
     """
-    if stage.config.get("objective") != "ranker":
+    ranking = _ranking_learned(stage)
+    if ranking is None:
         return []
-    sets, ranking = sets_of({"negatives": negatives}), stage.config["teacher"]
-    splits = splits_of(stage.config, len(sets))
+    if is_distilled(stage) and stage.config["teacher"]:
+        return [_ranker_given(stage, ranking, stated)]
+    sets = sets_of({"negatives": negatives})
+    splits = _splits(stage, len(sets))
     rankings = [one["splits"][split].get("rankings", {}) for one, split in zip(sets, splits, strict=True)]
     found = [_teacher(stage, ranking, one.get(ranking, {})) for one in rankings]
     return [one for place, one in enumerate(found) if one not in found[:place]]
+
+
+def _ranking_learned(stage: Stage) -> str | None:
+    """What the learned scores are called in the candidates; None where judgements or first stages taught."""
+    objective = stage.config.get("objective")
+    if is_distilled(stage):
+        return None if objective == "contrastive" else str(stage.config["teacher_name"])
+    return str(stage.config["teacher"]) if objective == "ranker" else None
+
+
+def _ranker_given(stage: Stage, ranking: str, stated: str | None) -> dict[str, Any]:
+    """The ranker that scored what a distillation drew."""
+    recorded, given = stage.record["inputs"]["teacher"], stage.config["teacher"]
+    if not recorded.startswith(_LOCAL):
+        name, revision = pinned(stated or recorded, stage.folder / PROVENANCE_FILE, "--teacher")
+        if f"{name}@{revision}" != recorded:
+            raise InputError(f"teacher: {stated} is stated, but {stage.folder} learned from {recorded}")
+    elif stated:
+        name, revision = pinned(stated, "teacher", "--teacher")
+        if Path(given).is_dir() and _weights(Path(given)) != _weights_published(name, revision):
+            raise InputError(f"teacher: the weights of {stated} are others than those of {given}")
+    else:
+        name, revision = public_name(given), recorded
+    return {"ranking": ranking, "name": name, "revision": revision}
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def _weights_published(name: str, revision: str) -> dict[str, str]:
+    """sha256 of the weights of a model that was published from here, as its `publication.json` lists them."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        listed = read_json(hf_hub_download(name, PUBLICATION_FILE, revision=revision), "files")["files"]
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name}@{revision}: {PUBLICATION_FILE} cannot be read: {str(error).splitlines()[0]}"
+        ) from error
+    return {
+        path: facts["sha256"] for path, facts in sorted(listed.items()) if re.fullmatch(r"[^/]+\.safetensors", path)
+    }
 
 
 def _teacher(stage: Stage, ranking: str, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,7 +309,7 @@ def _teacher(stage: Stage, ranking: str, facts: Mapping[str, Any]) -> dict[str, 
     return {"ranking": ranking, "name": match["name"], "revision": match["revision"]}
 
 
-def _check_maker(stage: Stage, *options: str) -> None:
+def check_maker(stage: Stage, *options: str) -> None:
     """Refuse a folder of another kind: its stage had other options."""
     if missing := [name for name in options if name not in stage.config]:
         raise InputError(f"{stage.folder / CONFIG_FILE}: lacks {', '.join(missing)}; is the folder of another --kind?")
@@ -262,7 +322,7 @@ def collection_of(stage: Stage) -> TrainingData:
         InputError: it is not there any more.
     """
     config = stage.config
-    _check_maker(stage, "collection", "split", "revision", "use_titles", "collection_options")
+    check_maker(stage, "collection", "split", "revision", "use_titles", "collection_options")
     collection = load_collection(
         config["collection"], config["split"], config["revision"], config["use_titles"], **config["collection_options"]
     )

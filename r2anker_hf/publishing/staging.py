@@ -14,23 +14,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
-from ..files import sha256_file
+from ..files import read_json, sha256_file
 from ..negatives.candidates import MANIFEST_FILE, read_manifest
 from ..negatives.card import AUDIT_FILE
 from ..negatives.card import write_card as write_negatives_card
 from ..records import InputError
-from ..stage import PROVENANCE_FILE
+from ..stage import PROVENANCE_FILE, TRAINING_FILE
 from .cards import enumerated, template_sha256, write_card, write_eval_results
 from .evidence import gather_all, write
 from .golden import is_sparse, load_retriever, write_golden
 from .licences import carried
 from .lint import findings, refuse, refuse_pickles, this_machine
-from .provenance import FIXED, base_model, collection_of, cost, lineage, negatives_of, read_stage, teachers_of
+from .provenance import (
+    FIXED,
+    PUBLICATION_FILE,
+    base_model,
+    check_maker,
+    collection_of,
+    cost,
+    is_distilled,
+    lineage,
+    negatives_of,
+    read_stage,
+    teachers_of,
+)
 from .provenance import FORMAT as PROVENANCE_FORMAT
 
 KINDS = {"ranker": "model", "negatives": "dataset", "retriever": "model"}
 """What can be published, and the Hub's type of its repository."""
-PUBLICATION_FILE = "publication.json"
 FORMAT = "r2anker_hf.publication/1"
 MODEL_FILES = (
     *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
@@ -63,6 +74,10 @@ class Stated:
             "help": "owner/name@commit, or folder, of a ranker's candidates, if they were moved; of several sets "
             "one each, - for one that was not moved."
         },
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "owner/name@commit of the ranker that taught a retriever, if it was local."},
     )
     collection: list[str] = field(
         default_factory=list,
@@ -214,7 +229,11 @@ def _stage_model(
     from .compat import check, rewrite
 
     stages = lineage(folder)
-    data = negatives_of(stages[-1], stated.negatives) if kind == "ranker" else collection_of(stages[-1])
+    if kind == "retriever":
+        check_maker(stages[-1], "retriever")
+    last = stages[-1]
+    mined = kind == "ranker" or is_distilled(last)
+    data = negatives_of(last, stated.negatives) if mined else collection_of(last)
     base = base_model(stages, stated.base_model)
     licence = carried(stated.licence, {"the base model": base["licence"], **data_licences(data.facts)}, derived=False)
     _copy_model(folder, into)
@@ -241,17 +260,17 @@ def _stage_model(
         "language": stated.language,
         "model": _model_facts(kind, into),
         "base_model": base,
-        "negatives" if kind == "ranker" else "collection": data.facts,
+        "negatives" if mined else "collection": data.facts,
         "stages": [stage.public() for stage in stages],
         **(facts[0] if facts else {"systems": (), "runs": {}}),
         "cost": cost(stages, stated.watts, stated.grams_per_kwh),
     }
     if facts[1:]:
         record["further_reports"] = facts[1:]
-    if kind == "ranker" and (teachers := teachers_of(stages[-1], data.facts)):
+    if mined and (teachers := teachers_of(last, data.facts, stated.teacher)):
         record["teachers"] = teachers
-    if kind == "retriever":
-        record["trained_on"] = _negatives_of_retriever(stages[-1].config, folder.name)
+    if not mined:
+        record["trained_on"] = _negatives_of_retriever(last.config, folder)
     _write_json(into / PROVENANCE_FILE, record)
     write_card(into, kind)
     if stated.benchmark and measured:
@@ -304,7 +323,7 @@ def _parameters(folder: Path) -> int:
 
 def _purpose(kind: str, facts: Mapping[str, Any]) -> str:
     sets = facts.get("mixture", [facts])
-    names = dict.fromkeys(one["collection"]["name"] if kind == "ranker" else one["name"] for one in sets)
+    names = dict.fromkeys(one.get("collection", one)["name"] for one in sets)
     source = enumerated(list(names))
     what = (
         "It orders the passages that a first stage found, so that those which answer the query come first"
@@ -314,9 +333,9 @@ def _purpose(kind: str, facts: Mapping[str, Any]) -> str:
     return f"{what}: for search like that of {source}, which it was trained on."
 
 
-def _negatives_of_retriever(config: Mapping[str, Any], name: str) -> str:
+def _negatives_of_retriever(config: Mapping[str, Any], folder: Path) -> str:
     first = "mined candidates" if config.get("negatives") else "BM25's top documents"
-    if name[-1:].isdigit() and int(name[-1]) > 1:
+    if read_json(folder / TRAINING_FILE, "stage")["stage"] > 1:
         return f"{first} and those of the stage before it, down to rank {config['depth']}"
     return f"{first}, down to rank {config['depth']}"
 

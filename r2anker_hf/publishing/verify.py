@@ -68,10 +68,7 @@ def verify_folder(folder: str | os.PathLike, online: bool = True) -> Iterator[Li
         yield _card_of_negatives(folder, publication)
     else:
         yield Line("golden scores", _attempt(check_golden, folder, kind))
-        if kind == "ranker":
-            yield Line(
-                f"{PROVENANCE_FILE}: candidates as training recorded them, shares again", _attempt(_sets, folder)
-            )
+        yield Line(f"{PROVENANCE_FILE}: data and teacher as the training recorded them", _attempt(_sets, folder))
         yield from _figures(folder, kind)
         yield _card(folder, kind, publication)
     if online:
@@ -301,7 +298,7 @@ def _sources(folder: Path, kind: str) -> Iterator[Line]:
     """Base model, data and collections that the provenance pins to commits."""
     for repo_type, name, revision in sorted(set(_pins(folder, kind))):
         yield Line(f"{repo_type} {name} at {revision[:12]} exists", _exists(repo_type, name, revision))
-    if kind == "ranker":
+    if kind != "negatives":
         for stated in mixtures.sets_of(read_json(folder / PROVENANCE_FILE)):
             if PINNED.fullmatch(f"{stated['name']}@{stated['revision']}"):
                 what = f"{PROVENANCE_FILE}: figures of the negatives {stated['name']}"
@@ -309,10 +306,10 @@ def _sources(folder: Path, kind: str) -> Iterator[Line]:
 
 
 def _sets(folder: Path) -> list[str]:
-    """Candidates and shares of a ranker, and the card's table of them."""
+    """Candidates with their shares, and teacher, of a model, and the card's table of them."""
     provenance = read_json(folder / PROVENANCE_FILE)
     wrong, sets = mixtures.differences(provenance), mixtures.sets_of(provenance)
-    if wrong or len(sets) == 1:
+    if wrong or len(sets) < 2:
         return wrong
     return _tables((folder / cards.CARD_FILE).read_text(encoding="utf-8"), [cards.mixture_table(sets)])
 
@@ -330,6 +327,7 @@ def _pins(folder: Path, kind: str) -> Iterator[tuple[str, str, str]]:
     else:
         provenance = read_json(folder / PROVENANCE_FILE)
         sources = [("model", provenance["base_model"])]
+        sources += [("model", one) for one in provenance.get("teachers", ()) if "name" in one]
         sources += [("dataset", one) for one in cards.training_data(provenance)]
         for place in evidence.places_in(folder, provenance):
             stated = read_json(folder / place / evidence.JUDGEMENTS_FILE)["collection"]

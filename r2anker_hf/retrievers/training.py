@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ from ..negatives.suspects import with_suspects
 from ..processes import is_main_process, wait_for_all
 from ..ranges import COUNT_OR_NONE, check_all
 from ..records import InputError
+from ..stage import TRAINING_FILE
 from .encoders import check_encoder, head_is_fresh, load_encoder
 
 if TYPE_CHECKING:
@@ -241,10 +243,22 @@ def starting_model(
     return target
 
 
-def save_encoder(encoder: Any, target: Path) -> None:
-    """A model folder that is whole or absent; InputError for weights that are not finite."""
+def save_encoder(encoder: Any, target: Path, stage: int | None = None) -> None:
+    """A model folder that is whole or absent; InputError for weights that are not finite.
+
+    Args:
+        encoder: the model.
+        target: its folder.
+        stage: which training of several it comes from, counted from 1, for `TRAINING_FILE`.
+    """
     check_finite(encoder, f"{target}: not saved")
-    write_whole(target, lambda path: encoder.save_pretrained(str(path), create_model_card=False))
+
+    def save(path: Path) -> None:
+        encoder.save_pretrained(str(path), create_model_card=False)
+        if stage is not None:
+            (path / TRAINING_FILE).write_text(json.dumps({"stage": stage}) + "\n", encoding="utf-8")
+
+    write_whole(target, save)
 
 
 def _is_sparse_encoder(model: str | os.PathLike, revision: str | None) -> bool:

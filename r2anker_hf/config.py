@@ -2,8 +2,9 @@
 
 A recipe ends with `run_recipe(main, MiningConfig)`. The fields of the dataclass are the options and the keys of the
 YAML file alike: `bool` becomes a flag, `list[...]` takes several values, `dict[str, ...]` takes NAME=VALUE pairs
-(in YAML a mapping), `Literal[...]` lists its choices. Of a field's metadata, `help` is what `--help` shows, and
-`formerly` a name that the option had before. Which numbers are allowed stands in `ranges`.
+(in YAML a mapping), `Literal[...]` lists its choices. Of a field's metadata, `help` is what `--help` shows. `formerly`
+is a name that the option had before, or several: it is still taken, with a line that gives the name of today. Which
+numbers are allowed stands in `ranges`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 import sys
 import types
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -35,6 +36,7 @@ CONFIG_FILE = "config.yaml"
 _SECRETS = {"token", "hub_token", "push_to_hub_token"}
 _EPILOG = f"""Exit codes: 0 done, 2 bad input, 130 Ctrl-C, 1 anything else; the error is one line.
 {SHOW_TRACE}=1 in the environment prints the full trace instead."""
+_OF_ARGPARSE = {"help", "metavar", "aliases", "choices"}  # of a field's metadata
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text (put it in quotes)"}
 
 
@@ -125,6 +127,35 @@ def _as_command(text: str, command: str) -> str:
     return f"{as_commands(text).rstrip()}\n\nSeveral processes or GPUs share the work of: {launched} ..."
 
 
+def former_names(*configs: type) -> dict[str, str]:
+    """Today's name of each option, by the names that it had before.
+
+    What is an option's name today is nobody's former name. Of two options that had the same name, as one and the
+    class that inherits it, the last one has it.
+
+    >>> import dataclasses
+    >>> depth = dataclasses.field(default=200, metadata={"formerly": ("top_n", "top")})
+    >>> former_names(dataclasses.make_dataclass("Mining", [("depth", int, depth), ("top", bool, False)]))
+    {'top_n': 'depth'}
+    """
+    fields = [field for config in configs for field in dataclasses.fields(config) if field.init]
+    today = {field.name for field in fields}
+    names = {}
+    for field in fields:
+        former = field.metadata.get("formerly", ())
+        names |= dict.fromkeys((former,) if isinstance(former, str) else former, field.name)
+    return {name: now for name, now in names.items() if name not in today}
+
+
+def with_names_of_today(values: Mapping[str, Any], formerly: Mapping[str, str]) -> dict[str, Any]:
+    """A stage's options as `config.yaml` has them, each under today's name; what has that already, keeps it.
+
+    >>> with_names_of_today({"top_n": 50, "seed": 42}, {"top_n": "depth"})
+    {'depth': 50, 'seed': 42}
+    """
+    return {name if formerly.get(name, name) in values else formerly[name]: value for name, value in values.items()}
+
+
 def save_config(config: Any, folder: str | os.PathLike) -> Path:
     """Write the resolved `config.yaml` of a stage; `--config` reads it back as an equal config.
 
@@ -151,6 +182,8 @@ class _Parser(HfArgumentParser):
         # An abbreviated option would change its meaning on the day that another one gets the same beginning.
         usage = "%(prog)s [--config FILE.yaml] [--option value ...]"
         texts = {"usage": usage, "epilog": _EPILOG}
+        configs = list(configs)
+        self.formerly = former_names(*configs)
         super().__init__(configs, **texts, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
         self.add_argument("--config", metavar="FILE.yaml", help="values for these options; the command line wins")
         for action in self._actions:  # argparse shows no default of an option that has no help
@@ -161,12 +194,13 @@ class _Parser(HfArgumentParser):
         hints = {name: hint for config in self.dataclass_types for name, hint in get_type_hints(config).items()}
         fields = {field.name: field for config in self.dataclass_types for field in dataclasses.fields(config)}
         keys = [name for name, field in fields.items() if field.init]
-        formerly = {field.metadata["formerly"]: name for name, field in fields.items() if "formerly" in field.metadata}
-        values = {}
+        values: dict[str, Any] = {}
         for key, (line, value) in _load_yaml(path).items():
-            if key in formerly and key not in keys:
-                _tell_new_name(f"{path}, line {line}: {key}", formerly[key])
-                key = formerly[key]
+            if key in self.formerly:
+                _tell_new_name(f"{path}, line {line}: {key}", self.formerly[key])
+                key = self.formerly[key]
+                if key in values:
+                    raise InputError(f"{path}, line {line}: {key} is given under two names")
             if key not in keys:
                 known = ", ".join(sorted(keys))
                 raise InputError(f"{path}, line {line}: unknown key {key!r}{_closest(str(key), keys)}; known: {known}")
@@ -201,7 +235,7 @@ class _Parser(HfArgumentParser):
     @staticmethod
     def _parse_dataclass_field(parser: Any, field: dataclasses.Field) -> None:
         members = [member for member in _members(field.type) if get_origin(member) is dict]
-        allowed, field = range_of(field), _for_argparse(field)
+        allowed, field = range_of(field), _for_argparse(field, getattr(parser, "formerly", {}))
         if not members:
             HfArgumentParser._parse_dataclass_field(parser, field)
             action = parser._option_string_actions[f"--{field.name}"]
@@ -250,13 +284,13 @@ class _HelpFormatter(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter)
         return text.strip().replace("%", "%%")
 
 
-def _for_argparse(field: dataclasses.Field) -> dataclasses.Field:
-    """A field without the metadata that argparse knows nothing of; an option's former name is one more spelling."""
+def _for_argparse(field: dataclasses.Field, formerly: Mapping[str, str]) -> dataclasses.Field:
+    """A field without the metadata that argparse knows nothing of; an option's former names are more spellings."""
     plain = copy.copy(field)
-    others = {key: value for key, value in field.metadata.items() if key not in ("range", "formerly")}
-    former = field.metadata.get("formerly")
-    renamed = {"aliases": [f"--{former}"], "action": _StoreRenamed} if former else {}
-    plain.metadata = types.MappingProxyType({**others, **renamed})
+    known = {key: value for key, value in field.metadata.items() if key in _OF_ARGPARSE}
+    former = [f"--{name}" for name, today in formerly.items() if today == field.name]
+    renamed = {"aliases": former, "action": _StoreRenamed} if former else {}
+    plain.metadata = types.MappingProxyType({**known, **renamed})
     return plain
 
 

@@ -95,7 +95,7 @@ def rows_with_scores(
     import torch
 
     draws = {"count": training.num_negatives, "epochs": training.num_train_epochs, "seed": training.seed}
-    choose = partial(drawn, **draws, sampling=training.sampling())
+    choose = partial(drawn, **draws, sampling=training)
     if training.leave_out_suspects:
         options = (candidates.corpus.text, training.judged_by, folder / "suspects")
         candidates = replace(candidates, rows=Examined(candidates.rows, *options))

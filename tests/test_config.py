@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from r2anker_hf.config import parse_config, run_recipe, save_config
+from r2anker_hf.config import former_names, parse_config, run_recipe, save_config, with_names_of_today
 from r2anker_hf.records import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -123,6 +123,30 @@ def test_an_option_s_former_name_still_works_and_tells_the_new_one(yaml_file, ca
         assert capsys.readouterr().err == told
     with pytest.raises(InputError, match="required: --first_stage"):
         parse_config(RenamedConfig, args=[])
+    path = yaml_file("first_stage: a.trec\nrun: b.trec\n")
+    with pytest.raises(InputError, match=r"line 2: first_stage is given under two names$"):
+        parse_config(RenamedConfig, args=["--config", path])
+
+
+@dataclasses.dataclass
+class RenamedTwice(RenamedConfig):
+    kind: str = dataclasses.field(default="x", metadata={"help": "a kind", "formerly": ("run", "sort")})
+
+
+def test_a_former_name_that_is_an_option_today_means_that_one_and_of_two_the_last_one_has_it():
+    assert former_names(RenamedConfig) == {"run": "first_stage"}
+    assert former_names(RenamedTwice) == {"run": "kind", "sort": "kind"}
+    taken = dataclasses.make_dataclass("Taken", [("sort", int, 3)])
+    assert former_names(RenamedTwice, taken) == {"run": "kind"}
+    typed = ["--first_stage", "a", "--sort", "5", "--run", "y"]
+    assert parse_config(RenamedTwice, taken, args=typed) == (RenamedTwice("a", "y"), taken(5))
+
+
+def test_a_finished_stage_s_options_are_read_by_today_s_names():
+    old = {"run": "a.trec", "depth": 7}
+    assert with_names_of_today(old, former_names(RenamedConfig)) == {"first_stage": "a.trec", "depth": 7}
+    both = {"run": "a.trec", "first_stage": "b.trec"}
+    assert with_names_of_today(both, former_names(RenamedConfig)) == both
 
 
 def test_several_configs_share_file_and_command_line(yaml_file):

@@ -109,7 +109,7 @@ def test_no_launcher_takes_an_option_for_its_own(stage):
     from accelerate.commands.launch import launch_command_parser
 
     launchers = torch.distributed.run.get_args_parser(), launch_command_parser()
-    former = {f"--{field.metadata['formerly']}" for field in fields(stage).values() if "formerly" in field.metadata}
+    former = {f"--{name}" for name in parser(stage).formerly}
     for action in parser(stage)._actions:
         for option in {*action.option_strings} - former - {"-h", "--help"}:
             for launcher in launchers:

@@ -514,7 +514,7 @@ def test_negatives_come_from_the_pool_that_will_be_reranked(toy, tiny_model, tmp
     options = ["--runs", *runs, "--depth", 4, "--rankings", f"fused={fused}", "--audit_queries", 0]
     run_here("mine", *collection, *options, "--output_dir", tmp_path / "negatives")
     options = ["--negatives", tmp_path / "negatives", "--model", tiny_model, "--num_negatives", 9, "--max_length", 24]
-    options += ["--policy", "redistributed", "--negatives_ranker", "fused", "--rank_from", 2, "--rank_to", 8]
+    options += ["--policy", "redistributed", "--negatives_ranking", "fused", "--rank_from", 2, "--rank_to", 8]
     options += ["--leave_out_suspects", "true", "--use_cpu", "true", "--mixed_precision", "no", "--report_to", "none"]
     options += ["--max_steps", 1, "--per_device_train_batch_size", 4, "--output_dir", tmp_path / "ranker"]
     run_here("train_ranker", *options)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,8 @@ OPTIONS = {
     "quota": {"shares": {"bm25": 2.0, "dense": 1.0, "splade": 1.0}},
     "single": {"retrievers": ["dense"]},
     "constrained": {"within": "bm25@1000"},
-    "redistributed": {"ranker": "ranker"},
-    "redistributed_softmax": {"ranker": "ranker"},
+    "redistributed": {"negatives_ranking": "ranker"},
+    "redistributed_softmax": {"negatives_ranking": "ranker"},
 }
 
 
@@ -97,7 +98,7 @@ DISTRIBUTIONS = [
     ),
     ("single", {}, dict.fromkeys("bde", 1 / 3)),
     ("softmax", {}, softmax_expected()),
-    ("softmax", {"temperature": 0.5}, softmax_expected(0.5)),
+    ("softmax", {"sampling_temperature": 0.5}, softmax_expected(0.5)),
     (
         "softmax",
         {"retrievers": ["splade"], "standardise": False},
@@ -324,13 +325,16 @@ def test_a_draw_reads_a_row_of_the_dataset():
             r"shares\[bm25\] is -1.0, but must be at least 0",
         ),
         ({"policy": "constrained"}, "policy constrained needs within"),
-        ({"policy": "redistributed"}, "policy redistributed needs ranker"),
-        ({"policy": "redistributed_softmax"}, "policy redistributed_softmax needs ranker"),
-        ({"policy": "redistributed", "ranker": "r", "rank_from": 201}, "ranks from 201 to 200 are an empty window"),
-        ({"ranker": "fused"}, r"negatives_ranker \(ranker\) is given, but policy union does not read it"),
+        ({"policy": "redistributed"}, "policy redistributed needs negatives_ranking"),
+        ({"policy": "redistributed_softmax"}, "policy redistributed_softmax needs negatives_ranking"),
+        (
+            {"policy": "redistributed", "negatives_ranking": "r", "rank_from": 201},
+            "ranks from 201 to 200 are an empty window",
+        ),
+        ({"negatives_ranking": "fused"}, "negatives_ranking is given, but policy union does not read it"),
         ({"within": "bm25"}, "within is given, but policy union does not read it; choices: --policy constrained"),
         ({"policy": "softmax", "shares": {"bm25": 1.0}}, "shares is given, but policy softmax does not read it"),
-        ({"temperature": 0.0}, "temperature is 0.0, but must be at least 1e-06"),
+        ({"sampling_temperature": 0.0}, "sampling_temperature is 0.0, but must be at least 1e-06"),
         ({"rank_from": 0}, "rank_from is 0"),
         ({"rank_from": 5, "rank_to": 4}, "ranks from 5 to 4 are an empty window"),
         ({"rank_from": 201}, "ranks from 201 to 200 are an empty window"),
@@ -350,7 +354,7 @@ def test_options_that_do_not_fit_are_refused_in_one_line(options, message):
         ("single", {"retrievers": ["onion"]}, "no retriever 'onion'; choices: bm25, dense, splade"),
         ("quota", {"shares": {"onion": 1.0}}, "shares: the candidates hold no retriever 'onion'; choices: bm25"),
         ("constrained", {"within": "onion"}, "no run 'onion'; choices: bm25, dense, splade, bm25@1000"),
-        ("redistributed", {"ranker": "onion"}, "no ranker 'onion'; choices: ranker"),
+        ("redistributed", {"negatives_ranking": "onion"}, "no ranking 'onion'; choices: ranker"),
         ("union", {"max_score": {"onion": 1.0}}, "max_score: the candidates hold no retriever 'onion'"),
     ],
 )
@@ -367,10 +371,14 @@ def test_scores_are_asked_for_only_where_they_are_read():
             draw_group(bare, 5, 0, 0, Sampling(**options))
 
 
-def test_training_options_become_a_sampling():
+def test_a_training_draws_by_the_options_that_it_was_given():
     options = {"policy": "quota", "shares": {"bm25": 1.0}, "rank_from": 3, "sampling_temperature": 2.0, "depth": 50}
     config = ListwiseConfig(output_dir="unused", use_cpu=True, mixed_precision="no", **options)
-    assert config.sampling() == Sampling("quota", 50, rank_from=3, temperature=2.0, shares={"bm25": 1.0})
+    expected = Sampling("quota", 50, rank_from=3, sampling_temperature=2.0, shares={"bm25": 1.0})
+    assert {one.name: getattr(config, one.name) for one in fields(Sampling)} == asdict(expected)
+    for epoch in range(9):
+        assert draw_group(SCORED, 5, 0, epoch, config) == draw_group(SCORED, 5, 0, epoch, expected)
+    assert draw_group(SCORED, 5, 0, 0, config) != draw_group(SCORED, 5, 0, 0)
     with pytest.raises(InputError, match="policy quota needs shares"):
         ListwiseConfig(output_dir="unused", use_cpu=True, mixed_precision="no", policy="quota")
 

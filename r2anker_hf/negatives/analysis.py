@@ -101,7 +101,7 @@ def distribution(
     if by not in ("rank", "score"):
         raise InputError(f"distributions are taken by {by!r}; choices: rank, score")
     policy = "union" if by == "rank" else "softmax"
-    sampling = Sampling(policy, depth, temperature=temperature)
+    sampling = Sampling(policy, depth, sampling_temperature=temperature)
     (pool,) = POLICIES[policy](QueryCandidates("", list(positives), lists), sampling)
     size = len(pool.doc_ids)
     weights = [1 / size for _ in range(size)] if pool.weights is None else pool.weights.tolist()

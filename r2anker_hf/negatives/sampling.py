@@ -77,100 +77,7 @@ class Stratum(NamedTuple):
     share: float = 1.0
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How negatives are drawn from a query's candidates.
-
-    Ranks start at 1 and count relevant documents too, which are left out after the window has been cut.
-
-    Attributes:
-        policy: a name in `POLICIES`.
-        depth: top-N of each retriever's list that is drawn from (appendix B).
-        retrievers: the lists that take part (the rows of Table 4); none named: all.
-        rank_from: first rank of a list that is drawn from.
-        rank_to: last rank; default `depth`, and for `redistributed_softmax` the whole pool.
-        max_score: by retriever (or ranker), the highest score that a negative may have there.
-        min_score: by retriever (or ranker), the lowest.
-        absolute_margin: a list's negative scores at least so much below the positive.
-        relative_margin: the same as a share of the positive's magnitude: score <= p - margin * |p|, also where p < 0.
-        temperature: of `softmax` and `redistributed_softmax`; small ones draw the very top, large ones draw evenly.
-        standardise: whether `softmax` first gives each list's scores mean 0 and deviation 1, since the scales of
-            retrievers have nothing in common (BM25 some tens, cosines below 1).
-        shares: of `quota`: the part of the negatives that each retriever gives; brought to sum 1.
-        within: of `constrained`: the run in whose list every negative must stand.
-        ranker: of `redistributed` and `redistributed_softmax`: the stored ranking that is drawn from, a ranker's or
-            a fused run's.
-        leave_out_suspects: no suspected false negative is drawn, by the audit's rule (see `suspects`).
-        judged_by: of `leave_out_suspects`: the ranking whose scores say who is suspected; default all retrievers.
-
-    Margins read the positive's score in the same list: of several listed positives the lowest, to be on the safe side
-    as in sentence-transformers. A list that ranks no positive puts all its documents above it, so none of them passes.
-
-    Raises:
-        InputError: an unknown policy, or an option that is out of range or missing for this policy.
-    """
-
-    policy: str = field(default="union", metadata={"help": "Sampling policy; union is the paper's."})
-    depth: int = field(default=200, metadata={"help": "Top-N of each retriever that is drawn from."})
-    retrievers: list[str] = field(default_factory=list, metadata={"help": "Lists that take part; default all."})
-    rank_from: int = field(default=1, metadata={"help": "First rank of a list that is drawn from."})
-    rank_to: int | None = field(default=None, metadata={"help": "Last rank; default depth."})
-    max_score: dict[str, float] = field(default_factory=dict, metadata={"help": "Highest score, by retriever."})
-    min_score: dict[str, float] = field(default_factory=dict, metadata={"help": "Lowest score, by retriever."})
-    absolute_margin: float | None = field(default=None, metadata={"help": "Least distance below the positive."})
-    relative_margin: float | None = field(default=None, metadata={"help": "The same, as a share of its magnitude."})
-    temperature: float = field(default=1.0, metadata={"help": "Of softmax and redistributed_softmax."})
-    standardise: bool = field(default=True, metadata={"help": "softmax: deviation 1 for each list's scores first."})
-    shares: dict[str, float] = field(default_factory=dict, metadata={"help": "quota: bm25=0.5 dense=0.5."})
-    within: str | None = field(default=None, metadata={"help": "constrained: the run that must hold a negative."})
-    ranker: str | None = field(
-        default=None, metadata={"help": "redistributed: the stored ranking that is drawn from, such as a fused run."}
-    )
-    leave_out_suspects: bool = field(
-        default=False, metadata={"help": "Draw no suspected false negatives, by the audit's rule."}
-    )
-    judged_by: str | None = field(
-        default=None, metadata={"help": "leave_out_suspects: the ranking that judges; default all retrievers."}
-    )
-
-    def __post_init__(self):
-        policy_named(self.policy)
-        check_all(self)
-        last = self.rank_to or (math.inf if self.policy == "redistributed_softmax" else self.depth)
-        if self.rank_from > last:
-            raise InputError(f"ranks from {self.rank_from} to {self.rank_to or last} are an empty window")
-        self._check_policy()
-
-    def _check_policy(self):
-        if self.policy == "single" and len(self.retrievers) != 1:
-            named = ", ".join(self.retrievers) or "none"
-            raise InputError(f"policy single draws from one list: name one of the retrievers, not {named}")
-        if self.policy == "quota":
-            if not self.shares or not sum(self.shares.values()) > 0:
-                raise InputError("policy quota needs shares, such as bm25=0.5 dense=0.25 splade=0.25")
-        if self.policy == "constrained" and not self.within:
-            raise InputError("policy constrained needs within: the run in which every negative must stand")
-        if self.policy in ("redistributed", "redistributed_softmax") and not self.ranker:
-            raise InputError(f"policy {self.policy} needs ranker: whose list over the pool is drawn from")
-        for name, policies in _READ_BY.items():
-            if getattr(self, name) and self.policy not in policies:
-                raise InputError(
-                    f"{_TYPED.get(name, name)} is given, but policy {self.policy} does not read it; choices: "
-                    f"--policy {' or '.join(policies)}"
-                )
-        if self.judged_by and not self.leave_out_suspects:
-            raise InputError(f"judged_by is {self.judged_by!r}, but nothing is judged; add --leave_out_suspects true")
-
-
-_READ_BY = {
-    "shares": ["quota"],
-    "within": ["constrained"],
-    "ranker": ["redistributed", "redistributed_softmax"],
-}
-"""Options of some policies only; with another they would be passed over."""
-_TYPED = {"ranker": "negatives_ranker (ranker)"}  # as trainings call it
-
-Policy = Callable[[QueryCandidates, Sampling], list[Stratum]]
+Policy = Callable[[QueryCandidates, "Sampling"], list[Stratum]]
 
 
 def union(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
@@ -217,7 +124,7 @@ def softmax(candidates: QueryCandidates, sampling: Sampling) -> list[Stratum]:
     draws from a capped list, because this one inclines to the very top (appendix B).
     """
     lists = [ranked for ranked in _lists(candidates, sampling).values() if len(ranked.doc_ids)]
-    parts = [softmax_of(_standardised(one.scores, sampling), sampling.temperature) for one in lists]
+    parts = [softmax_of(_standardised(one.scores, sampling), sampling.sampling_temperature) for one in lists]
     weights = np.concatenate(parts) / len(parts) if parts else np.zeros(0)
     return [Stratum([doc_id for ranked in lists for doc_id in ranked.doc_ids], weights)]
 
@@ -249,7 +156,8 @@ def redistributed(candidates: QueryCandidates, sampling: Sampling) -> list[Strat
     limits are those of this list; the retrievers' lists are not read.
 
     >>> rankings = {"r": RankedList(["b", "a", "c"], [9.0, 2.0, 1.0])}
-    >>> redistributed(QueryCandidates("q", [], {}, {}, rankings), Sampling("redistributed", depth=2, ranker="r"))
+    >>> sampling = Sampling("redistributed", depth=2, negatives_ranking="r")
+    >>> redistributed(QueryCandidates("q", [], {}, {}, rankings), sampling)
     [Stratum(doc_ids=['b', 'a'], weights=None, share=1.0)]
     """
     return [Stratum(list(_ranking(candidates, sampling, sampling.depth).doc_ids))]
@@ -263,13 +171,13 @@ def redistributed_softmax(candidates: QueryCandidates, sampling: Sampling) -> li
     Not the paper's draw, which is `redistributed`: a ranker's logits leave some nine documents that are drawn at all.
     """
     ranked = _ranking(candidates, sampling, None)
-    return [Stratum(list(ranked.doc_ids), softmax_of(ranked.scores, sampling.temperature))]
+    return [Stratum(list(ranked.doc_ids), softmax_of(ranked.scores, sampling.sampling_temperature))]
 
 
 def _ranking(candidates: QueryCandidates, sampling: Sampling, last: int | None) -> RankedList:
     """The list of the sampling's ranker, cut to the window, without positives and without what the filters refuse."""
-    name = cast(str, sampling.ranker)  # `Sampling` refuses these policies without it
-    _known([name], candidates.rankings, "ranker", "ranker")
+    name = cast(str, sampling.negatives_ranking)  # `Sampling` refuses these policies without it
+    _known([name], candidates.rankings, "negatives_ranking", "ranking")
     ranked = candidates.rankings[name]
     last = sampling.rank_to or last or len(ranked.doc_ids)
     return _filtered(name, ranked, candidates, sampling, last)
@@ -291,86 +199,111 @@ BEST_OF_FUSED = 2
 """A warm start's first half is drawn from the best `BEST_OF_FUSED * count` documents by the scores that it learns."""
 
 
+def _option(default: Any, told: str, published: str = "if_set", **metadata: Any) -> Any:
+    """A field of `Sampling`."""
+    metadata |= {"help": told, "published": published}
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass
-class SamplingOptions:
-    """How a training draws its negatives, as options of its configuration; `sampling` is what `draw_group` takes."""
+class Sampling:
+    """How negatives are drawn from a query's candidates; the configurations of trainings inherit these options.
 
-    policy: str = field(
-        default="union",
-        metadata={
-            "help": f"Sampling policy; union is the paper's. One of: {', '.join(POLICIES)}. To draw from the "
-            "pool that will be reranked: redistributed, with negatives_ranker."
-        },
+    Ranks start at 1 and count relevant documents too, which are left out after the window has been cut.
+
+    Margins read the positive's score in the same list: of several listed positives the lowest, to be on the safe side
+    as in sentence-transformers. A list that ranks no positive puts all its documents above it, so none of them passes.
+    `standardise` is there because the scales of retrievers have nothing in common (BM25 some tens, cosines below 1).
+
+    Of a field's metadata, `published` says when a card states the option: "always", or "if_set", which is where it
+    is not at its default.
+
+    Raises:
+        InputError: an unknown policy, or an option that is out of range or missing for this policy.
+    """
+
+    policy: str = _option(
+        "union",
+        f"Sampling policy; union is the paper's. One of: {', '.join(POLICIES)}. To draw from the pool that will be "
+        "reranked: redistributed, with negatives_ranking.",
+        published="always",
     )
-    depth: int = field(
-        default=200, metadata={"help": "Top-N of each list, or of negatives_ranker's, that negatives are drawn from."}
+    depth: int = _option(
+        200, "Top-N of each list, or of negatives_ranking's, that negatives are drawn from.", published="always"
     )
-    retrievers: list[str] = field(
-        default_factory=list, metadata={"help": "The retrievers whose lists are drawn from (Table 4); default all."}
+    retrievers: list[str] = _option([], "The retrievers whose lists are drawn from (Table 4); default all.")
+    rank_from: int = _option(1, "First rank of a list that is drawn from.")
+    rank_to: int | None = _option(None, "Last rank; default depth, for redistributed_softmax the whole pool.")
+    max_score: dict[str, float] = _option(
+        {}, "Highest score of a negative, by retriever or stored ranking: dense=0.8 ..."
     )
-    rank_from: int = field(default=1, metadata={"help": "First rank of a list that is drawn from."})
-    rank_to: int | None = field(
-        default=None, metadata={"help": "Last rank; default depth, for redistributed_softmax the whole pool."}
+    min_score: dict[str, float] = _option({}, "Lowest score, by retriever or stored ranking.")
+    absolute_margin: float | None = _option(None, "Negatives score at least so much below the positive, in each list.")
+    relative_margin: float | None = _option(
+        None, "The same as a share of the positive score's magnitude: at most p - margin * |p|."
     )
-    max_score: dict[str, float] = field(
-        default_factory=dict, metadata={"help": "Highest score of a negative, by retriever: dense=0.8 ..."}
+    sampling_temperature: float = _option(
+        1.0,
+        "Of softmax and redistributed_softmax: small ones draw the very top, large ones draw evenly.",
+        formerly="temperature",
     )
-    min_score: dict[str, float] = field(default_factory=dict, metadata={"help": "Lowest score, by retriever."})
-    absolute_margin: float | None = field(
-        default=None, metadata={"help": "Negatives score at least so much below the positive, in each list."}
+    standardise: bool = _option(True, "Policy softmax: give each list's scores mean 0 and deviation 1 first.")
+    shares: dict[str, float] = _option(
+        {}, "Policy quota: each retriever's part, bm25=0.5 dense=0.25 splade=0.25; brought to sum 1."
     )
-    relative_margin: float | None = field(
-        default=None, metadata={"help": "The same as a share of the positive score's magnitude."}
+    within: str | None = _option(None, "Policy constrained: the run in which every negative must stand (Table 6).")
+    negatives_ranking: str | None = _option(
+        None,
+        "Policy redistributed: the stored ranking whose top depth is drawn from. It is a ranker's (Table 7) or a "
+        "first stage's: mine.py --rankings fused=FUSED/run.trec, then --negatives_ranking fused.",
+        formerly=("negatives_ranker", "ranker"),
     )
-    sampling_temperature: float = field(default=1.0, metadata={"help": "Of softmax and redistributed_softmax."})
-    standardise: bool = field(
-        default=True, metadata={"help": "Policy softmax: give each list's scores deviation 1 first."}
+    leave_out_suspects: bool = _option(
+        False,
+        "Draw no suspected false negatives: those that mine.py's audit counts as suspected, by the same rule. Copies "
+        "of a relevant document, and what every retriever ranks above it.",
     )
-    shares: dict[str, float] = field(
-        default_factory=dict, metadata={"help": "Policy quota: bm25=0.5 dense=0.25 splade=0.25."}
-    )
-    within: str | None = field(
-        default=None, metadata={"help": "Policy constrained: the run in which every negative must stand (Table 6)."}
-    )
-    negatives_ranker: str | None = field(
-        default=None,
-        metadata={
-            "help": "Policy redistributed: the stored ranking whose top depth is drawn from. It is a ranker's "
-            "(Table 7) or a first stage's: mine.py --rankings fused=FUSED/run.trec, then --negatives_ranker fused."
-        },
-    )
-    leave_out_suspects: bool = field(
-        default=False,
-        metadata={
-            "help": "Draw no suspected false negatives: those that mine.py's audit counts as suspected, by the same "
-            "rule. Copies of a relevant document, and what every retriever ranks above it."
-        },
-    )
-    judged_by: str | None = field(
-        default=None,
-        metadata={"help": "leave_out_suspects: the stored ranking that judges instead of all retrievers."},
+    judged_by: str | None = _option(
+        None, "leave_out_suspects: the stored ranking that judges instead of all retrievers."
     )
 
-    def sampling(self) -> Sampling:
-        """How negatives are drawn, out of the options above."""
-        return Sampling(
-            policy=self.policy,
-            depth=self.depth,
-            retrievers=self.retrievers,
-            rank_from=self.rank_from,
-            rank_to=self.rank_to,
-            max_score=self.max_score,
-            min_score=self.min_score,
-            absolute_margin=self.absolute_margin,
-            relative_margin=self.relative_margin,
-            temperature=self.sampling_temperature,
-            standardise=self.standardise,
-            shares=self.shares,
-            within=self.within,
-            ranker=self.negatives_ranker,
-            leave_out_suspects=self.leave_out_suspects,
-            judged_by=self.judged_by,
-        )
+    def __post_init__(self):
+        policy_named(self.policy)
+        check_all(self)
+        last = self.rank_to or (math.inf if self.policy == "redistributed_softmax" else self.depth)
+        if self.rank_from > last:
+            raise InputError(f"ranks from {self.rank_from} to {self.rank_to or last} are an empty window")
+        self._check_policy()
+
+    def _check_policy(self):
+        if self.policy == "single" and len(self.retrievers) != 1:
+            named = ", ".join(self.retrievers) or "none"
+            raise InputError(f"policy single draws from one list: name one of the retrievers, not {named}")
+        if self.policy == "quota":
+            if not self.shares or not sum(self.shares.values()) > 0:
+                raise InputError("policy quota needs shares, such as bm25=0.5 dense=0.25 splade=0.25")
+        if self.policy == "constrained" and not self.within:
+            raise InputError("policy constrained needs within: the run in which every negative must stand")
+        if self.policy in ("redistributed", "redistributed_softmax") and not self.negatives_ranking:
+            raise InputError(f"policy {self.policy} needs negatives_ranking: whose list over the pool is drawn from")
+        for name, policies in _READ_BY.items():
+            if getattr(self, name) and self.policy not in policies:
+                raise InputError(
+                    f"{name} is given, but policy {self.policy} does not read it; choices: "
+                    f"--policy {' or '.join(policies)}"
+                )
+        if self.judged_by and not self.leave_out_suspects:
+            raise InputError(f"judged_by is {self.judged_by!r}, but nothing is judged; add --leave_out_suspects true")
+
+
+_READ_BY = {
+    "shares": ["quota"],
+    "within": ["constrained"],
+    "negatives_ranking": ["redistributed", "redistributed_softmax"],
+}
+"""Options of some policies only; with another they would be passed over."""
 
 
 def policy_named(name: str) -> Policy:

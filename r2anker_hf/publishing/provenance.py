@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..collection.collection import load_collection
-from ..config import CONFIG_FILE
+from ..config import CONFIG_FILE, former_names, with_names_of_today
 from ..files import read_json, read_yaml, sha256_file
 from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name, read_manifest
 from ..negatives.card import AUDIT_FILE
+from ..negatives.sampling import Sampling
 from ..records import InputError
 from ..stage import PROVENANCE_FILE, digest_of
 from .mixtures import is_recorded, recorded_sets, sets_of, splits_of, with_shares
@@ -26,11 +27,10 @@ PINNED = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 PUBLICATION_FILE = "publication.json"
 _LOCAL = "sha256:"
 AS_RECORDED = "-"  # of a set of candidates, among several that moved
+_OF_SAMPLING = {field.name: field for field in fields(Sampling) if "published" in field.metadata}
 # Of a stage's configuration: what decides the numbers. The rest is places, logging and the machine.
 SETTINGS = (
-    *("objective", "policy", "num_negatives", "depth", "retrievers", "rank_from", "rank_to", "min_score", "max_score"),
-    *("absolute_margin", "relative_margin", "sampling_temperature", "shares", "within", "negatives_ranker"),
-    *("leave_out_suspects", "judged_by"),
+    *("objective", "num_negatives", *_OF_SAMPLING),
     *("negatives_split", "retriever", "stages", "split", "max_queries", "head_steps", "query_flops", "document_flops"),
     *(
         "max_length",
@@ -58,9 +58,12 @@ SETTINGS = (
 )
 _OF_SPLADE = ("head_steps", "query_flops", "document_flops")
 # Not worth a line of a card: they say that an option was not used.
-_UNUSED = {"rank_from": 1, "sampling_temperature": 1.0, "max_steps": -1, "lora_rank": 0, "negatives_split": ["train"]}
+_UNUSED: dict[str, Any] = {
+    name: field.default for name, field in _OF_SAMPLING.items() if field.metadata["published"] == "if_set"
+}
+_UNUSED |= {"max_steps": -1, "lora_rank": 0, "negatives_split": ["train"]}
 _UNUSED |= {"teacher_name": "teacher", "teacher_temperature": 1.0, "contrastive_weight": 0.0}
-_UNUSED |= {"stage2_from": "stage1", "leave_out_suspects": False, "mixture_temperature": 1.0, "max_windows": 1}
+_UNUSED |= {"stage2_from": "stage1", "mixture_temperature": 1.0, "max_windows": 1}
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def read_stage(folder: str | Path) -> Stage:
     folder = Path(folder)
     for place in (folder, folder.resolve().parent):
         if (place / PROVENANCE_FILE).is_file() and (place / CONFIG_FILE).is_file():
-            return Stage(place, read_yaml(place / CONFIG_FILE), read_json(place / PROVENANCE_FILE, "inputs"))
+            config = with_names_of_today(read_yaml(place / CONFIG_FILE), former_names(Sampling))
+            return Stage(place, config, read_json(place / PROVENANCE_FILE, "inputs"))
     raise InputError(f"{folder / PROVENANCE_FILE}: no such file; give the folder that a recipe finished")
 
 

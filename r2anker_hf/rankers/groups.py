@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers.trainer_utils import has_length
 
 from ..draws import permutation
-from ..negatives.sampling import Sampling, SamplingOptions, draw_group
+from ..negatives.sampling import Sampling, draw_group
 from ..records import InputError
 
 Row = Mapping[str, Any]
@@ -179,8 +179,8 @@ def _columns(dataset: Any, name: str) -> list[str]:
 
 def _refuse_policies(config: Any, name: str) -> None:
     """Options that choose among retrievers' lists mean nothing here, and must not be passed over in silence."""
-    plain = SamplingOptions()
-    given = [one.name for one in fields(SamplingOptions) if getattr(config, one.name) != getattr(plain, one.name)]
+    plain = Sampling()
+    given = [one.name for one in fields(Sampling) if getattr(config, one.name) != getattr(plain, one.name)]
     given += [option for option in ("label_weight", "leave_out_positives") if getattr(config, option)]
     given += ["objective"] if config.objective == "retrievers" else []
     if given:

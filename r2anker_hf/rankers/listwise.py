@@ -27,14 +27,13 @@ from ..models.precision import choose_precision
 from ..models.trainers import EpochSampler, keep_busy, use_one_gpu
 from ..negatives.candidates import Candidates
 from ..negatives.sampling import (
-    SamplingOptions,
+    Sampling,
     draw_group,
     draw_positive,
     draw_scored,
     fused_scores,
     suspects_of,
 )
-from ..ranges import check_all
 from ..records import InputError
 from .collator import GroupedListwiseCollator, Text, window_places
 from .gradient_cache import bytes_a_token, cached_backward
@@ -54,7 +53,7 @@ GROUP_MEASURES = ("MRR@10", "nDCG@10")  # of the groups that `ListwiseTrainer.ev
 
 
 @dataclass
-class ListwiseConfig(SamplingOptions, TrainingArguments):
+class ListwiseConfig(Sampling, TrainingArguments):
     """Training arguments whose defaults are those of R2ANKER, appendix C."""
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate (appendix C)."})
@@ -112,12 +111,11 @@ class ListwiseConfig(SamplingOptions, TrainingArguments):
     )
 
     def __post_init__(self):
-        check_all(self)
-        self.sampling()  # refuses what does not fit the policy, before anything is loaded
+        Sampling.__post_init__(self)
         if self.objective not in OBJECTIVES:
             raise InputError(f"no objective {self.objective!r}; choices: {', '.join(OBJECTIVES)}")
         chosen = choose_precision(self, self.mixed_precision)
-        super().__post_init__()
+        TrainingArguments.__post_init__(self)
         self.mixed_precision = chosen  # a launcher's configuration would otherwise win over `no`
 
 
@@ -130,7 +128,7 @@ class TrainingGroups(Dataset):
         rows: candidates, each with `query_id`, `query`, `positive_ids` and `candidates` (see negatives.candidates);
             `suspects` too where they are to be left out (see negatives.suspects).
         text: passage by document id, or its token ids.
-        config: `num_negatives`, `seed` and all that `ListwiseConfig.sampling` reads.
+        config: `num_negatives`, `seed`, `objective` and all options of `Sampling`.
         query: query by query id, or its token ids; default the row's text.
     """
 
@@ -142,7 +140,6 @@ class TrainingGroups(Dataset):
         query: Callable[[str], Text] | None = None,
     ):
         self.rows, self.text, self.config, self.query = rows, text, config, query
-        self.sampling = config.sampling()
         self.retrievers = [ranked["retriever"] for ranked in rows[0]["candidates"]] if len(rows) else []
 
     def __len__(self) -> int:
@@ -173,7 +170,7 @@ class TrainingGroups(Dataset):
 
     def _judged(self, row: Mapping[str, Any], epoch: int) -> tuple[list[str], list[float]]:
         config = self.config
-        positive, negatives = draw_group(row, config.num_negatives, config.seed, epoch, self.sampling)
+        positive, negatives = draw_group(row, config.num_negatives, config.seed, epoch, config)
         return [positive, *negatives], [1.0, *[0.0] * len(negatives)]
 
     def _ranked(self, row: Mapping[str, Any], epoch: int) -> tuple[list[str], list[float]]:

@@ -19,10 +19,10 @@ from ..models.attention import override_dropout, use_matmul_attention
 from ..models.loading import StopDiverged, check_finite, check_length, check_source, loading, seeded
 from ..models.precision import fastest_precision, say
 from ..models.trainers import use_one_gpu
-from ..negatives.sampling import SamplingOptions, draw_group
+from ..negatives.sampling import Sampling, draw_group
 from ..negatives.suspects import with_suspects
 from ..processes import is_main_process, wait_for_all
-from ..ranges import COUNT_OR_NONE, check_all
+from ..ranges import COUNT_OR_NONE
 from ..records import InputError
 from ..stage import TRAINING_FILE
 from .encoders import check_encoder, head_is_fresh, load_encoder
@@ -43,7 +43,7 @@ _CHECKPOINTS = 0.2  # of a training's steps between two of them
 
 
 @dataclass
-class RetrieverTraining(SamplingOptions):
+class RetrieverTraining(Sampling):
     """Settings of one training stage; defaults are coCondenser's fine-tuning on MS MARCO where it names them."""
 
     learning_rate: float = field(default=5e-6, metadata={"help": "Peak learning rate (coCondenser)."})
@@ -69,8 +69,7 @@ class RetrieverTraining(SamplingOptions):
     logging_steps: int = field(default=20, metadata={"help": "Steps between two lines of the log."})
 
     def __post_init__(self):
-        check_all(self)
-        self.sampling()  # refuses what does not fit the policy, before anything is loaded
+        super().__post_init__()
         if self.bf16 is None:
             self.bf16 = fastest_precision() == "bf16"
             say("bf16", str(self.bf16).lower())
@@ -128,10 +127,10 @@ def write_tuples(
 def _tuples_of(
     row: Mapping[str, Any], text: Callable[[str], str], settings: RetrieverTraining, teacher: str | None
 ) -> Iterator[dict[str, Any]]:
-    count, sampling = settings.num_negatives, settings.sampling()
+    count = settings.num_negatives
     scores = _teacher_scores(row, teacher) if teacher else {}
     for epoch in range(settings.num_train_epochs):
-        positive, negatives = draw_group(row, count, settings.seed, epoch, sampling)
+        positive, negatives = draw_group(row, count, settings.seed, epoch, settings)
         if count and not negatives:
             continue
         drawn = [positive, *(negatives * math.ceil(count / max(1, len(negatives))))[:count]]

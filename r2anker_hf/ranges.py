@@ -69,7 +69,9 @@ RANGES: dict[str, Range] = {
     # how much of something
     **dict.fromkeys(("depth", "constraint_depth", "dev_depth", "rank_from", "rank_to", "num_negatives"), COUNT),
     **dict.fromkeys(("queries", "max_queries", "sizes", "pairs", "tokens", "steps", "rounds"), COUNT),
-    **dict.fromkeys(("max_length", "max_query_length", "decoder_layers", "stages", "fresh", "resamples"), COUNT),
+    **dict.fromkeys(
+        ("max_length", "max_query_length", "decoder_layers", "stages", "fresh", "resamples", "jobs"), COUNT
+    ),
     "max_windows": Range(least=1, most=256),  # 256 of 128 tokens read some 13,000
     **dict.fromkeys(("batch_size", "batch_sizes", "encode_batch_size", "queries_a_part", "shard_size"), COUNT),
     **dict.fromkeys(("audit_queries", "head_steps", "lora_rank", "epoch", "collection_options"), COUNT_OR_NONE),

@@ -94,6 +94,7 @@ def render(kind: str, provenance: Mapping[str, Any], measured: Sequence[Measured
             retrievers=max((len(split["retrievers"]) for one in sets for split in one["splits"].values()), default=0),
             mixture=mixture_table(sets).markdown() if len(sets) > 1 else "",
             origins=_origins(provenance).markdown(),
+            calibration=calibration_table(provenance).markdown() if "calibration" in provenance else "",
             settings=_settings(provenance["stages"]),
             short=_short,
         )
@@ -361,6 +362,22 @@ def mixture_table(sets: Sequence[Mapping[str, Any]]) -> Table:
         for number, one in enumerate(sets, start=1)
     ]
     return Table(header, tuple(rows), words=4)
+
+
+def calibration_table(provenance: Mapping[str, Any]) -> Table:
+    """What turns a ranker's scores into probabilities, and how good these are."""
+    fit = provenance["calibration"]["fit"]
+    threshold, recall = (fit[name] for name in ("threshold", "recall"))
+    header = (
+        "temperature",
+        "bias",
+        "error",
+        "error of the plain sigmoid",
+        f"threshold of precision {fit['precision']}",
+    )
+    cells = (f"{fit['temperature']:.4f}", f"{fit['bias']:.4f}", f"{fit['expected_calibration_error']:.4f}")
+    cells += (f"{fit['uncalibrated_error']:.4f}", "none" if threshold is None else f"{threshold:.4f}")
+    return Table((*header, "recall there"), ((*cells, "none" if recall is None else f"{recall:.4f}"),), words=0)
 
 
 def enumerated(names: Sequence[str]) -> str:

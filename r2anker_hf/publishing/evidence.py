@@ -137,23 +137,14 @@ def gather(
     recomputed = again(report, qrels, paths)
     if wrong := differences(report, recomputed):
         raise InputError(f"{folder / 'report.json'}: {wrong[0]}")
-    identity = _identity(report.collection, collection)
-    if judgements == "reference" and not PINNED.fullmatch(identity):
-        raise InputError(f"judgements: reference needs a collection on the Hub at a commit, but it is {identity}")
+    identity = identity_of(report.collection, collection)
     return Evidence(
         report=_public(report, identity, judgements, _lines_sha256(qrels), place),
         systems=_own_systems(report, paths, Path(model), systems),
         runs=paths,
         facts={name: run_facts(path) for name, path in paths.items()},
         qrels=qrels,
-        judgements={
-            "collection": identity,
-            "split": report.collection.split,
-            "file": f"{place}/{QRELS_FILE}" if judgements == "copy" else None,
-            "sha256": _lines_sha256(qrels),
-            "queries": len(qrels),
-            "judgements": sum(map(len, qrels.values())),
-        },
+        judgements=_judgement_facts(place, qrels, identity, report.collection.split, judgements),
         place=place,
     )
 
@@ -203,11 +194,66 @@ def write(evidence: Evidence, folder: Path) -> None:
     (target / RUNS).mkdir(parents=True)
     (target / REPORT_FILE).write_text(evidence.report.to_json(), encoding="utf-8")
     for system in evidence.report.systems:
-        with open(evidence.runs[system.name], "rb") as source:
-            _compress(folder / str(system.run_file), source)
-    if evidence.judgements["file"]:
-        _compress(target / QRELS_FILE, _lines(evidence.qrels))
-    (target / JUDGEMENTS_FILE).write_text(json.dumps(evidence.judgements, indent=1) + "\n", encoding="utf-8")
+        pack_run(evidence.runs[system.name], folder / str(system.run_file))
+    _write_judgements(folder, evidence.place, evidence.qrels, evidence.judgements)
+
+
+def pack_run(run: Path, target: Path) -> None:
+    """Compress a run file; equal runs give equal bytes."""
+    with open(run, "rb") as source:
+        _compress(target, source)
+
+
+def write_judgements(folder: Path, place: str, qrels: Qrels, identity: str, split: str, judgements: str) -> None:
+    """Write judgements into a place of a published folder, or where on the Hub they are ("reference").
+
+    Raises:
+        InputError: a reference to what is not on the Hub at a commit.
+    """
+    facts = _judgement_facts(place, qrels, identity, split, judgements)
+    (folder / place).mkdir(parents=True)
+    _write_judgements(folder, place, qrels, facts)
+
+
+def _judgement_facts(place: str, qrels: Qrels, identity: str, split: str, judgements: str) -> dict[str, Any]:
+    if judgements == "reference" and not PINNED.fullmatch(identity):
+        raise InputError(f"judgements: reference needs a collection on the Hub at a commit, but it is {identity}")
+    return {
+        "collection": identity,
+        "split": split,
+        "file": f"{place}/{QRELS_FILE}" if judgements == "copy" else None,
+        "sha256": _lines_sha256(qrels),
+        "queries": len(qrels),
+        "judgements": sum(map(len, qrels.values())),
+    }
+
+
+def _write_judgements(folder: Path, place: str, qrels: Qrels, facts: Mapping[str, Any]) -> None:
+    if facts["file"]:
+        _compress(folder / place / QRELS_FILE, _lines(qrels))
+    (folder / place / JUDGEMENTS_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def read_judgements(folder: Path, place: str, scratch: Path) -> Qrels:
+    """Judgements of a place of a published folder; from the Hub where it refers to them.
+
+    Args:
+        folder: the published folder.
+        place: of judgements.json in it.
+        scratch: a folder, where they are unpacked.
+
+    Raises:
+        InputError: a file is missing, or they are not those of judgements.json.
+    """
+    stated = read_json(folder / place / JUDGEMENTS_FILE, "file", "sha256", "collection", "split")
+    if stated["file"]:
+        qrels = read_qrels(unpack(folder / stated["file"], scratch / "qrels"))
+    else:
+        name, revision = pinned(stated["collection"], folder / place / JUDGEMENTS_FILE, "--collection")
+        qrels = load_collection(name, stated["split"], revision).qrels
+    if _lines_sha256(qrels) != stated["sha256"]:
+        raise InputError(f"{place}/{JUDGEMENTS_FILE}: the judgements are others than those that were used")
+    return qrels
 
 
 def read_published(folder: Path, scratch: Path, place: str = FIRST) -> tuple[EvaluationReport, Qrels, dict[str, Path]]:
@@ -222,15 +268,8 @@ def read_published(folder: Path, scratch: Path, place: str = FIRST) -> tuple[Eva
         InputError: a file is missing, or its content is not what report or judgements.json say.
     """
     report = read_report(folder / place / REPORT_FILE)
-    stated = read_json(folder / place / JUDGEMENTS_FILE, "file", "sha256", "collection", "split")
-    if stated["file"]:
-        qrels = read_qrels(_unpack(folder / stated["file"], scratch / "qrels"))
-    else:
-        name, revision = pinned(stated["collection"], folder / place / JUDGEMENTS_FILE, "--collection")
-        qrels = load_collection(name, stated["split"], revision).qrels
-    if _lines_sha256(qrels) != stated["sha256"]:
-        raise InputError(f"{place}/{JUDGEMENTS_FILE}: the judgements are others than those that were used")
-    paths = {s.name: _unpack(folder / str(s.run_file), scratch / f"{n}.trec") for n, s in enumerate(report.systems)}
+    qrels = read_judgements(folder, place, scratch)
+    paths = {s.name: unpack(folder / str(s.run_file), scratch / f"{n}.trec") for n, s in enumerate(report.systems)}
     for system in report.systems:
         if sha256_file(paths[system.name]) != system.run_sha256:
             raise InputError(f"{system.run_file}: is not the run that {place}/{REPORT_FILE} measured")
@@ -312,7 +351,7 @@ def _qrels(config: Mapping[str, Any]) -> Qrels:
     return collection.qrels
 
 
-def _identity(facts: CollectionFacts, stated: str | None) -> str:
+def identity_of(facts: CollectionFacts, stated: str | None = None) -> str:
     """name@revision as it may be published."""
     if stated:
         return "@".join(pinned(stated, "collection", "--collection"))
@@ -390,7 +429,8 @@ def _compress(path: Path, lines: Any) -> None:
             file.write(line)
 
 
-def _unpack(path: Path, target: Path) -> Path:
+def unpack(path: Path, target: Path) -> Path:
+    """Decompress a published file; returns `target`."""
     try:
         with gzip.open(path) as source, open(target, "wb") as file:
             shutil.copyfileobj(source, file)

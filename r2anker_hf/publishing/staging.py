@@ -18,6 +18,7 @@ from ..files import read_json, sha256_file
 from ..negatives.candidates import MANIFEST_FILE, read_manifest
 from ..negatives.card import AUDIT_FILE
 from ..negatives.card import write_card as write_negatives_card
+from ..rankers.calibration import PRECISION
 from ..records import InputError
 from ..stage import PROVENANCE_FILE, TRAINING_FILE
 from .cards import enumerated, template_sha256, write_card, write_eval_results
@@ -94,6 +95,13 @@ class Stated:
     )
     judgements: Literal["copy", "reference"] = field(
         default="copy", metadata={"help": "Publish the evaluated judgements, or refer to their Hub repository."}
+    )
+    calibration: str | None = field(
+        default=None,
+        metadata={"help": "Folder of rerank.py over dev queries, by which a ranker's scores become probabilities."},
+    )
+    precision: float = field(
+        default=PRECISION, metadata={"help": "Share of relevant documents that --calibration finds a threshold for."}
     )
     benchmark: str | None = field(
         default=None,
@@ -226,6 +234,7 @@ def _stage_model(
     kind: str, folder: Path, into: Path, repo_id: str, reports: Sequence[Path], stated: Stated
 ) -> Iterable[str]:
     """Model, evidence, provenance and card; returns the training texts that may not stand in them."""
+    from .calibration import add_calibration
     from .compat import check, rewrite
 
     stages = lineage(folder)
@@ -265,6 +274,10 @@ def _stage_model(
         **(facts[0] if facts else {"systems": (), "runs": {}}),
         "cost": cost(stages, stated.watts, stated.grams_per_kwh),
     }
+    if kind == "ranker" and stated.calibration:
+        record["calibration"] = add_calibration(
+            Path(stated.calibration), folder, into, stated.precision, stated.judgements
+        )
     if facts[1:]:
         record["further_reports"] = facts[1:]
     if mined and (teachers := teachers_of(last, data.facts, stated.teacher)):

@@ -22,7 +22,7 @@ from ..negatives.card import AUDIT_FILE
 from ..negatives.card import write_card as write_negatives_card
 from ..records import InputError
 from ..stage import PROVENANCE_FILE
-from . import cards, evidence, mixtures
+from . import calibration, cards, evidence, mixtures
 from .golden import check_golden
 from .lint import Machine, findings
 from .provenance import PINNED, negatives_facts
@@ -70,6 +70,7 @@ def verify_folder(folder: str | os.PathLike, online: bool = True) -> Iterator[Li
         yield Line("golden scores", _attempt(check_golden, folder, kind))
         yield Line(f"{PROVENANCE_FILE}: data and teacher as the training recorded them", _attempt(_sets, folder))
         yield from _figures(folder, kind)
+        yield from _calibration(folder)
         yield _card(folder, kind, publication)
     if online:
         yield from _sources(folder, kind)
@@ -141,6 +142,23 @@ def _figures(folder: Path, kind: str) -> Iterator[Line]:
         tables = [cards.tables(one.report, one.systems, cards.free_fusions(one.runs)).values() for one in derived]
         yield Line(f"{cards.CARD_FILE}: every figure of its tables", _tables(text, list(chain.from_iterable(tables))))
         yield Line(f"{cards.CARD_FILE}: every figure of model-index", _attempt(_model_index, text, kind, derived))
+
+
+def _calibration(folder: Path) -> Iterator[Line]:
+    """Temperature, bias, error and threshold, where the model has them."""
+    what = "config.json: calibration derived again from its run and judgements"
+    try:
+        if calibration.is_calibrated(folder):
+            yield Line(what, _attempt(_calibrated, folder))
+    except InputError as error:
+        yield Line(what, [str(error)])
+
+
+def _calibrated(folder: Path) -> list[str]:
+    """Numbers of a calibration that do not come out, else those that the card's table gives otherwise."""
+    wrong, provenance = calibration.differences(folder), read_json(folder / PROVENANCE_FILE)
+    text = (folder / cards.CARD_FILE).read_text(encoding="utf-8")
+    return wrong or _tables(text, [cards.calibration_table(provenance)])
 
 
 def _tables(text: str, expected: Sequence[cards.Table]) -> list[str]:

@@ -32,6 +32,7 @@ from ..processes import once, processes
 from ..records import InputError
 from ..revisions import resolved
 from ..run import Run
+from .calibration import Calibration
 from .collator import PairEncoder, Text, window_places
 from .saving import save_ranker
 
@@ -126,6 +127,7 @@ class CrossEncoderRanker(Reranker):
             about two correct digits, so measured figures use float32.
         max_windows: windows of a document that is longer than its room, overlapping by half; 1 truncates (see
             `PairEncoder`). Only documents that long take more time.
+        calibration: how scores become probabilities (see `calibrate`); default none.
     """
 
     def __init__(
@@ -137,12 +139,14 @@ class CrossEncoderRanker(Reranker):
         batch_size: int | None = None,
         dtype: torch.dtype = torch.float32,
         max_windows: int = 1,
+        calibration: Calibration | None = None,
     ):
         if model.config.num_labels != 1:
             raise InputError(f"{model.name_or_path}: a ranker has one label, this model has {model.config.num_labels}")
         self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
         self.batch_size = batch_size or default_batch_size(model.device)
         self.encoder = PairEncoder(tokenizer, max_length, max_query_length, max_windows)
+        self.calibration = calibration
         use_padding_free(model)
 
     @classmethod
@@ -191,6 +195,8 @@ class CrossEncoderRanker(Reranker):
         loaded.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper hides the types of `to`
         max_query_length = max_query_length or query_limit(limits, tokenizer)
         max_windows = limits.get("max_windows", 1) if max_windows is None else max_windows
+        if "calibration" in limits:
+            kwargs.setdefault("calibration", Calibration.read(limits["calibration"], model))
         return cls(loaded, tokenizer, max_length, max_query_length, max_windows=max_windows, **kwargs)
 
     @property
@@ -211,6 +217,7 @@ class CrossEncoderRanker(Reranker):
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         activation_fn: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        calibrated: bool = False,
     ) -> list[dict[str, Any]]:
         """Documents of one query, best first; those of equal score in the order given.
 
@@ -224,10 +231,12 @@ class CrossEncoderRanker(Reranker):
             batch_size: as of `predict`.
             show_progress_bar: show a bar.
             activation_fn: as of `predict`.
+            calibrated: as of `predict`; the order is that of the logits.
 
         Returns:
             A dictionary per document: `corpus_id`, its place in `documents`, `score`, and `text` if asked for.
         """
+        calibration = self._calibration(activation_fn) if calibrated else None
         scores = self.predict(
             [(query, document) for document in documents],
             batch_size=batch_size,
@@ -235,6 +244,7 @@ class CrossEncoderRanker(Reranker):
             activation_fn=activation_fn,
         )
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
+        scores = calibration.probabilities(scores) if calibration else scores
         ranked = [{"corpus_id": place, "score": float(scores[place])} for place in order]
         return [{**one, "text": documents[one["corpus_id"]]} for one in ranked] if return_documents else ranked
 
@@ -246,6 +256,7 @@ class CrossEncoderRanker(Reranker):
         show_progress_bar: bool | None = None,
         activation_fn: Callable[[torch.Tensor], torch.Tensor] | None = None,
         convert_to_tensor: bool = False,
+        calibrated: bool = False,
     ) -> Any:
         """Scores of (query, document) pairs; equal pairs are scored once, so that they have equal scores.
 
@@ -257,13 +268,16 @@ class CrossEncoderRanker(Reranker):
             show_progress_bar: show a bar.
             activation_fn: applied to the logits, such as `torch.nn.Sigmoid()`; default none.
             convert_to_tensor: return a tensor on the model's device.
+            calibrated: return the probability that the document is relevant, in place of the logit.
 
         Returns:
             [pairs] float32 scores as an array or a tensor; of one pair a single number.
 
         Raises:
-            InputError: something else than pairs of texts; a batch size below 1; scores that are NaN.
+            InputError: something else than pairs of texts; a batch size below 1; scores that are NaN; `calibrated`
+                of a ranker without calibration, or beside an activation.
         """
+        calibration = self._calibration(activation_fn) if calibrated else None
         alone = len(inputs) > 0 and isinstance(inputs[0], str)
         pairs = _pairs([inputs] if alone else inputs)
         unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
@@ -271,6 +285,8 @@ class CrossEncoderRanker(Reranker):
         scores: np.ndarray | torch.Tensor = (
             found[[unique[pair] for pair in pairs]] if len(unique) < len(pairs) else found
         )
+        if calibration:
+            scores = calibration.probabilities(scores).astype(np.float32)
         if activation_fn is not None or convert_to_tensor:
             values = torch.from_numpy(scores).to(self.model.device if convert_to_tensor else "cpu")
             values = values if activation_fn is None else activation_fn(values)
@@ -278,6 +294,16 @@ class CrossEncoderRanker(Reranker):
         if not alone:
             return scores
         return scores[0] if convert_to_tensor else float(scores[0])
+
+    def _calibration(self, activation_fn: Any) -> Calibration:
+        if activation_fn is not None:
+            raise InputError("calibrated and activation_fn both change the scores; give one of them")
+        if self.calibration is None:
+            raise InputError(
+                f"{self.model.name_or_path}: has no calibration; publish.py --calibration fits one, and so does "
+                "ranker.calibration = calibrate(run, qrels)"
+            )
+        return self.calibration
 
     def score(
         self,
@@ -335,7 +361,7 @@ class CrossEncoderRanker(Reranker):
         `max_query_length` nor `max_windows`: with these, their scores of longer queries and documents differ, and a
         warning says so. Of a document of several windows they score the first only.
         """
-        save_ranker(self.model, self.encoder, folder)
+        save_ranker(self.model, self.encoder, folder, calibration=self.calibration)
 
     def push_to_hub(
         self,

@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.loading import check_finite
+from .calibration import Calibration
 from .collator import PairEncoder
 
 IDENTITY = "torch.nn.modules.linear.Identity"
@@ -23,6 +25,7 @@ def save_ranker(
     encoder: PairEncoder,
     folder: str | os.PathLike,
     state_dict: dict[str, Any] | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
     """Write safetensors, tokenizer and configuration of a sequence classifier with one label.
 
@@ -34,6 +37,7 @@ def save_ranker(
         encoder: tokenizer and limits of length.
         folder: where to.
         state_dict: weights in place of the model's own, such as those gathered from several devices.
+        calibration: of exactly these weights; a training that changes them saves none.
 
     Raises:
         InputError: a weight is NaN or infinite; nothing is written.
@@ -47,6 +51,8 @@ def save_ranker(
         note = f"other loaders read the first of max_windows {encoder.max_windows} only"
         warnings.warn(f"{folder}: {note}", stacklevel=3)
     model.config.r2anker = written_limits(encoder)
+    if calibration is not None:
+        model.config.r2anker["calibration"] = asdict(calibration)
     model.config.id2label, model.config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
     model.save_pretrained(folder, state_dict=state_dict)
     save_files(encoder, folder)

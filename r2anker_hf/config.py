@@ -1,8 +1,8 @@
 """Options of a recipe: a dataclass, filled from a YAML file and then from the command line, which wins.
 
-A recipe ends with `run_recipe(main, MiningConfig)`. The fields of the dataclass are the options and the keys of the
-YAML file alike: `bool` becomes a flag, `list[...]` takes several values, `dict[str, ...]` takes NAME=VALUE pairs
-(in YAML a mapping), `Literal[...]` lists its choices. Of a field's metadata, `help` is what `--help` shows. `formerly`
+A recipe has `def main(config: MiningConfig)` and ends with `run_recipe(main)`. The fields of the dataclass are the
+options and the keys of the YAML file alike: `bool` becomes a flag, `list[...]` takes several values, `dict[str, ...]`
+takes NAME=VALUE pairs (in YAML a mapping), `Literal[...]` lists its choices. Of a field's metadata, `help` is what `--help` shows. `formerly`
 is a name that the option had before, or several: it is still taken, with a line that gives the name of today. Which
 numbers are allowed stands in `ranges`.
 """
@@ -93,14 +93,14 @@ def options_fit() -> Iterator[None]:
 def run_recipe(main: Callable[..., Any], *configs: type, args: Sequence[str] | None = None) -> None:
     """Call `main` with its parsed configs; whatever goes wrong ends with one line on stderr (see `endings`).
 
-    The docstring of the recipe stands at the head of its `--help`, as the command `r2anker` tells it where that runs
+    Which dataclasses they are say the annotations of `main`; of a function without any, `configs`. The docstring of the recipe stands at the head of its `--help`, as the command `r2anker` tells it where that runs
     the recipe (it sets `__command__`). The output folder is looked at first.
     """
     recipe, output_dir = sys.modules[main.__module__], None
     command: str | None = getattr(recipe, "__command__", None)
     try:
         text = _as_command(recipe.__doc__ or "", command) if command else recipe.__doc__
-        parsed = parse_config(*configs, args=args, program=command, description=text)
+        parsed = parse_config(*(configs or configs_of(main)), args=args, program=command, description=text)
         output_dir = next((part.output_dir for part in parsed if getattr(part, "output_dir", None)), None)
         if output_dir is not None:
             check_output(output_dir)
@@ -109,6 +109,16 @@ def run_recipe(main: Callable[..., Any], *configs: type, args: Sequence[str] | N
         if os.environ.get(SHOW_TRACE) == "1":
             raise
         end(error, output_dir)
+
+
+def configs_of(main: Callable[..., Any]) -> list[type]:
+    """The dataclasses that a recipe's `main` takes.
+
+    >>> def main(sampling: dict, seed: int) -> None: ...
+    >>> configs_of(main)
+    [<class 'dict'>, <class 'int'>]
+    """
+    return [hint for name, hint in get_type_hints(main).items() if name != "return"]
 
 
 def _as_command(text: str, command: str) -> str:

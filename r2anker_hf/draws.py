@@ -14,6 +14,16 @@ def generator(seed: int, epoch: int, name: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
+def evenly_spaced(size: int, count: int) -> list[int]:
+    """Positions of `count` out of `size` things, the first one among them; all of them where there are no more.
+
+    >>> evenly_spaced(10, 4), evenly_spaced(2, 4)
+    ([0, 2, 5, 7], [0, 1])
+    """
+    count = min(size, count)
+    return [number * size // count for number in range(count)]
+
+
 def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     """The order in which an epoch visits `size` training queries; depends on (size, seed, epoch) alone."""
     return generator(seed, epoch, "order of the queries").permutation(size)

@@ -164,4 +164,4 @@ def found_values(shown: Mapping[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    run_recipe(main, AnalysisConfig)
+    run_recipe(main)

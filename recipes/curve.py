@@ -18,8 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from r2anker_hf.collection.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection
+from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import run_recipe
+from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.evaluation.measures import evaluate_run, means, parse_measure
 from r2anker_hf.files import write_whole
 from r2anker_hf.records import InputError
@@ -34,8 +36,7 @@ COLOURS = ("#0072B2", "#777777", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # 
 
 
 @dataclass
-class CurveConfig:
-    collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
+class CurveConfig(CollectionOptions):
     first_stage: str = field(metadata={"help": "What is reranked, over this split: path/run.trec."})
     output_dir: str = field(metadata={"help": "New folder for the table, the plot and the rerankings."})
     ranker: str | None = field(
@@ -59,9 +60,6 @@ class CurveConfig:
     max_queries: int | None = field(
         default=None, metadata={"help": "So many of the queries, evenly spaced, where time is short; default all."}
     )
-    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
-    use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})
-    collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
     batch_size: int | None = field(
         default=None, metadata={"help": "Pairs of full length scored at once (more short ones); default by device."}
     )
@@ -86,9 +84,7 @@ class CurveConfig:
 
 def main(config: CurveConfig) -> None:
     rankers = found_rankers(config)
-    collection = load_collection(
-        config.collection, config.split, config.revision, config.use_titles, **config.collection_options
-    )
+    collection = config.load(config.split)
     if config.max_queries:
         collection = some_queries(collection, config.max_queries)
     paths = lines_of(config)
@@ -103,8 +99,7 @@ def main(config: CurveConfig) -> None:
 def some_queries(collection: Collection, count: int) -> Collection:
     """The collection with so many of its judged queries, evenly spaced."""
     judged = list(collection.qrels)
-    count = min(count, len(judged))
-    chosen = [judged[number * len(judged) // count] for number in range(count)]
+    chosen = [judged[place] for place in evenly_spaced(len(judged), count)]
     queries, qrels = ({query_id: of[query_id] for query_id in chosen} for of in (collection.queries, collection.qrels))
     return replace(collection, queries=queries, qrels=qrels)
 
@@ -274,4 +269,4 @@ def duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    run_recipe(main, CurveConfig)
+    run_recipe(main)

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from r2anker_hf.config import run_recipe
+from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.negatives.suspects import Examined
 from r2anker_hf.negatives.teacher import TeacherScores, drawn
@@ -67,8 +68,8 @@ def distil(config: DistillationConfig, training: DistillationTraining, folder: P
     state, tuples, checkpoints = PartialState(), folder / "tuples.arrow", folder / "checkpoints"
     candidates = load_candidates(config.negatives, config.split, config.negatives_revision)
     if config.max_queries:
-        step = -(-len(candidates.rows) // config.max_queries)
-        candidates = replace(candidates, rows=candidates.rows.select(range(0, len(candidates.rows), step)))
+        chosen = evenly_spaced(len(candidates.rows), config.max_queries)
+        candidates = replace(candidates, rows=candidates.rows.select(chosen))
     rows = rows_with_scores(config, training, candidates, folder)
     if state.is_main_process:
         teacher = None if training.objective == "contrastive" else config.teacher_name
@@ -106,4 +107,4 @@ def rows_with_scores(
 
 
 if __name__ == "__main__":
-    run_recipe(main, DistillationConfig, DistillationTraining)
+    run_recipe(main)

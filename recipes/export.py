@@ -61,4 +61,4 @@ def export(config: ExportConfig, sampling: Sampling, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_recipe(main, ExportConfig, Sampling)
+    run_recipe(main)

@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from r2anker_hf.collection.collection import load_collection, read_qrels
+from r2anker_hf.collection.collection import read_qrels
+from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import run_recipe
 from r2anker_hf.evaluation.fusion import CHOICES, K, Point, choose, fuse
 from r2anker_hf.evaluation.measures import Qrels
@@ -34,7 +35,7 @@ FUSION_FILE = "fusion.json"
 
 
 @dataclass
-class FusionConfig:
+class FusionConfig(CollectionOptions):
     runs: dict[str, str] = field(metadata={"help": "Runs to fuse: name=path/run.trec ..."})
     output_dir: str = field(metadata={"help": "New folder for run.trec and fusion.json."})
     method: Literal["reciprocal_rank", "minmax", "standardise", "as_given"] | None = field(
@@ -53,14 +54,13 @@ class FusionConfig:
         default_factory=dict,
         metadata={"help": "The same systems on dev queries, which choose: name=path/run.trec ..."},
     )
-    collection: str | None = field(default=None, metadata={"help": "Has the judgements of the dev queries."})
+    collection: str | None = field(
+        default=None, kw_only=True, metadata={"help": "Has the judgements of the dev queries."}
+    )
     dev_split: str = field(default="dev", metadata={"help": "dev, or train where a collection has no dev split."})
     dev_qrels: str | None = field(default=None, metadata={"help": "File of judgements, instead of a collection's."})
     dev_measure: str = field(default="nDCG@10", metadata={"help": "Measure that chooses."})
     step: float = field(default=0.1, metadata={"help": "Between the weights that are tried."})
-    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
-    use_titles: bool = field(default=True, metadata={"help": "Not used: judgements have no texts."})
-    collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
 
 
 def main(config: FusionConfig) -> None:
@@ -73,8 +73,7 @@ def main(config: FusionConfig) -> None:
     if config.dev_qrels:
         inputs["dev qrels"], qrels = Path(config.dev_qrels), read_qrels(config.dev_qrels)
     elif config.dev_runs:
-        options = {"revision": config.revision, "use_titles": config.use_titles, **config.collection_options}
-        collection = load_collection(str(config.collection), config.dev_split, **options)
+        collection = config.load(config.dev_split)
         inputs["collection"], qrels = f"{collection.name}@{collection.revision}", collection.qrels
         for path in config.dev_runs.values():
             check_run(Run.read_trec(path), collection.queries, path, config.dev_split)
@@ -189,4 +188,4 @@ def _singles(points: list[Point], method: str, runs: int) -> list[Point]:
 
 
 if __name__ == "__main__":
-    run_recipe(main, FusionConfig)
+    run_recipe(main)

@@ -52,4 +52,4 @@ def import_file(config: ImportConfig, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_recipe(main, ImportConfig)
+    run_recipe(main)

@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from r2anker_hf.collection.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection
+from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import run_recipe
 from r2anker_hf.names import checked_name
 from r2anker_hf.negatives.audit import audit_with_card
@@ -31,8 +32,7 @@ from r2anker_hf.stage import run_stage
 
 
 @dataclass
-class MiningConfig:
-    collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
+class MiningConfig(CollectionOptions):
     runs: dict[str, str] = field(metadata={"help": "First stages over this split: name=path/run.trec ..."})
     output_dir: str = field(metadata={"help": "New folder for the dataset."})
     split: str = field(default="train", metadata={"help": "The split to train on; never the one to measure with."})
@@ -51,9 +51,6 @@ class MiningConfig:
             "(Table 7), or a fused one: fused=FUSED/run.trec."
         },
     )
-    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
-    use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})
-    collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
     depth: int = field(default=200, metadata={"help": "Documents kept of each run (top-N of appendix B)."})
     corpus: Literal["copy", "reference"] = field(
         default="copy",
@@ -86,7 +83,7 @@ class MiningConfig:
 
 
 def main(config: MiningConfig) -> None:
-    collections = [load(config, split) for split in (config.split, config.dev_split)[: 2 if config.dev_runs else 1]]
+    collections = [config.load(split) for split in (config.split, config.dev_split)[: 2 if config.dev_runs else 1]]
     inputs: dict[str, str | Path] = {
         name: f"{each.name}@{each.revision}"
         for name, each in zip(("collection", "dev collection"), collections, strict=False)
@@ -94,12 +91,6 @@ def main(config: MiningConfig) -> None:
     for kind in ("runs", "dev_runs", "constraints", "rankings"):
         inputs.update({f"{kind} {name}": Path(path) for name, path in getattr(config, kind).items()})
     run_stage(config, config.output_dir, inputs, partial(mine, config, collections))
-
-
-def load(config: MiningConfig, split: str) -> Collection:
-    """One split of the collection."""
-    options = config.collection_options
-    return load_collection(config.collection, split, config.revision, config.use_titles, **options)
 
 
 def mine(config: MiningConfig, collections: list[Collection], folder: Path) -> None:
@@ -170,4 +161,4 @@ def finish(config: MiningConfig, collection: Collection, minings: list[Mining], 
 
 
 if __name__ == "__main__":
-    run_recipe(main, MiningConfig)
+    run_recipe(main)

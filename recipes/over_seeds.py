@@ -65,4 +65,4 @@ def tell(measure: str, reports: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    run_recipe(main, SeedsConfig)
+    run_recipe(main)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from r2anker_hf.collection.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection
+from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import options_fit, run_recipe
 from r2anker_hf.files import write_whole
 from r2anker_hf.models import checkpoints
@@ -41,8 +42,7 @@ from r2anker_hf.stage import pinned, run_stage
 
 
 @dataclass
-class EncoderConfig:
-    collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
+class EncoderConfig(CollectionOptions):
     model: str = field(
         default="google-bert/bert-base-uncased", metadata={"help": "Encoder to start from: a folder or Hub id."}
     )
@@ -62,9 +62,6 @@ class EncoderConfig:
     split: str = field(
         default="train", metadata={"help": "Any split that the collection has; passages alone are read."}
     )
-    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
-    use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})
-    collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
 
     def __post_init__(self):
         if self.pooling not in (None, *POOLINGS):
@@ -73,9 +70,7 @@ class EncoderConfig:
 
 def main(config: EncoderConfig, training: PretrainingConfig) -> None:
     refuse_unheeded(training)
-    collection = load_collection(
-        config.collection, config.split, config.revision, config.use_titles, **config.collection_options
-    )
+    collection = config.load(config.split)
     inputs = {
         "collection": f"{collection.name}@{collection.revision}",
         "model": pinned(config, "model"),
@@ -149,4 +144,4 @@ def blocks(collection: Collection) -> Iterator[list[str]]:
 
 
 if __name__ == "__main__":
-    run_recipe(main, EncoderConfig, PretrainingConfig)
+    run_recipe(main)

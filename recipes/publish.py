@@ -129,4 +129,4 @@ def check_loading(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_recipe(main, PublishingConfig, Stated)
+    run_recipe(main)

@@ -16,23 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from r2anker_hf.collection.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection
+from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import run_recipe
 from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import pinned, run_stage
 
 
 @dataclass
-class RerankingConfig:
+class RerankingConfig(CollectionOptions):
     ranker: str = field(metadata={"help": "Folder of train_ranker.py or of any CrossEncoder, or a Hub repository."})
-    collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
     first_stage: str = field(metadata={"help": "What is reranked, over this split: path/run.trec.", "formerly": "run"})
     output_dir: str = field(metadata={"help": "New folder for run.trec."})
     split: str = field(default="test", metadata={"help": "train, dev or test, as the collection names them."})
     ranker_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub ranker."})
-    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
-    use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})
-    collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
     depth: int = field(default=1000, metadata={"help": "Documents reranked a query (the paper: 1000)."})
     max_windows: int | None = field(
         default=None,
@@ -71,9 +68,7 @@ class RerankingConfig:
 def main(config: RerankingConfig) -> None:
     from r2anker_hf.rankers.foreign import loaded_by
 
-    collection = load_collection(
-        config.collection, config.split, config.revision, config.use_titles, **config.collection_options
-    )
+    collection = config.load(config.split)
     inputs: dict[str, str | Path] = {
         "ranker": pinned(config, "ranker"),
         "collection": f"{collection.name}@{collection.revision}",
@@ -110,4 +105,4 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
 
 
 if __name__ == "__main__":
-    run_recipe(main, RerankingConfig)
+    run_recipe(main)

@@ -16,7 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from r2anker_hf.collection.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection
+from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import run_recipe
 from r2anker_hf.files import check_output
 from r2anker_hf.records import InputError
@@ -29,15 +30,9 @@ QUERIES_FOR_RECALL = 200
 
 
 @dataclass
-class RetrievalConfig:
-    collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
+class RetrievalConfig(CollectionOptions):
     output_dir: str = field(metadata={"help": "New folder for run.trec."})
     split: str = field(default="test", metadata={"help": "train, dev or test, as the collection names them."})
-    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
-    use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})
-    collection_options: dict[str, int] = field(
-        default_factory=dict, metadata={"help": "Sizes of 'apidocs', such as passages=300 test=20 dev=20."}
-    )
     retriever: Literal["bm25", "dense", "splade"] = field(default="bm25", metadata={"help": "First stage."})
     depth: int = field(default=1000, metadata={"help": "Documents kept a query."})
     index: str | None = field(default=None, metadata={"help": "Folder that keeps the index for other splits."})
@@ -71,9 +66,7 @@ class RetrievalConfig:
 
 
 def main(config: RetrievalConfig) -> None:
-    collection = load_collection(
-        config.collection, config.split, config.revision, config.use_titles, **config.collection_options
-    )
+    collection = config.load(config.split)
     inputs: dict[str, str | Path] = {"collection": f"{collection.name}@{collection.revision}"}
     if config.retriever != "bm25":
         if not config.model:
@@ -119,4 +112,4 @@ def build_retriever(config: RetrievalConfig, corpus: IndexableCorpus, index: str
 
 
 if __name__ == "__main__":
-    run_recipe(main, RetrievalConfig)
+    run_recipe(main)

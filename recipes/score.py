@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from r2anker_hf.collection.collection import Collection, load_collection, read_qrels
+from r2anker_hf.collection.collection import Collection, read_qrels
+from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import run_recipe
 from r2anker_hf.evaluation.evaluation import CollectionFacts, EvaluationReport, Settings, evaluate, facts_of
 from r2anker_hf.evaluation.report import Texts, text_table, write_report
@@ -23,17 +24,14 @@ from r2anker_hf.stage import run_stage
 
 
 @dataclass
-class ScoringConfig:
+class ScoringConfig(CollectionOptions):
     runs: dict[str, str] = field(metadata={"help": "Systems to measure: name=path/run.trec ..."})
     output_dir: str = field(metadata={"help": "New folder for the report."})
     collection: str | None = field(
-        default=None, metadata={"help": "BEIR or MS MARCO folder, Hub repository, apidocs."}
+        default=None, kw_only=True, metadata={"help": "BEIR or MS MARCO folder, Hub repository, apidocs."}
     )
     split: str = field(default="test", metadata={"help": "Split of the collection."})
     qrels: str | None = field(default=None, metadata={"help": "Judgements to use instead of the collection's."})
-    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
-    use_titles: bool = field(default=True, metadata={"help": "Passages shown are title and text, or text alone."})
-    collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
     measures: list[str] = field(
         default_factory=lambda: ["MRR@10", "nDCG@10", "R@50"], metadata={"help": "Forms: MRR@k, nDCG@k, R@k."}
     )
@@ -55,9 +53,7 @@ def main(config: ScoringConfig) -> None:
     if config.qrels:
         inputs["qrels"] = Path(config.qrels)
     if config.collection:
-        collection = load_collection(
-            config.collection, config.split, config.revision, config.use_titles, **config.collection_options
-        )
+        collection = config.load(config.split)
         inputs["collection"] = f"{collection.name}@{collection.revision}"
     run_stage(config, config.output_dir, inputs, partial(score, config, collection))
 
@@ -94,4 +90,4 @@ def make_report(config: ScoringConfig, collection: Collection | None) -> Evaluat
 
 
 if __name__ == "__main__":
-    run_recipe(main, ScoringConfig)
+    run_recipe(main)

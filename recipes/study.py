@@ -394,4 +394,4 @@ def _by_measure(runs: Mapping[str, Mapping[str, list[Run]]], measured: Callable[
 
 
 if __name__ == "__main__":
-    run_recipe(main, StudyConfig)
+    run_recipe(main)

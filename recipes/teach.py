@@ -111,4 +111,4 @@ def teacher_facts(config: TeachingConfig, ranker: Reranker, folder: Path) -> dic
 
 
 if __name__ == "__main__":
-    run_recipe(main, TeachingConfig)
+    run_recipe(main)

@@ -25,8 +25,10 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedModel
 
-from r2anker_hf.collection.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection
+from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import options_fit, run_recipe
+from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.evaluation.measures import evaluate_run, means, parse_measure
 from r2anker_hf.models import checkpoints
 from r2anker_hf.models.loading import seeded
@@ -50,7 +52,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class RankerConfig:
+class RankerConfig(CollectionOptions):
     negatives: list[str] = field(
         metadata={"help": "Candidates: folders that mine.py wrote, or Hub repositories. Several are mixed."}
     )
@@ -93,10 +95,9 @@ class RankerConfig:
     held_out_list: str | None = field(
         default=None, metadata={"help": "The retriever whose list they rerank; default the first."}
     )
-    collection: str | None = field(default=None, metadata={"help": "Its dev split chooses the checkpoint."})
-    collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
-    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
-    use_titles: bool = field(default=True, metadata={"help": "Dev passages are title and text, or text alone."})
+    collection: str | None = field(
+        default=None, kw_only=True, metadata={"help": "Its dev split chooses the checkpoint."}
+    )
     dev_split: str = field(default="dev", metadata={"help": "Split that chooses; never the one to measure with."})
     dev_run: str | None = field(default=None, metadata={"help": "First stage of the dev split, reranked to choose."})
     dev_depth: int = field(default=100, metadata={"help": "Documents of either that are reranked per query."})
@@ -239,12 +240,6 @@ def add_milestones(config: RankerConfig, trainer: ListwiseTrainer, folder: Path,
         trainer.add_callback(EarlyStopping(config.early_stopping_patience))
 
 
-def evenly_spaced(size: int, count: int) -> list[int]:
-    """Positions of `count` out of `size` rows, or of all there are."""
-    count = min(size, count)
-    return [number * size // count for number in range(count)]
-
-
 def make_trainer(
     config: RankerConfig,
     training: ListwiseConfig,
@@ -287,9 +282,7 @@ def dev_of(config: RankerConfig) -> tuple[Collection, Run] | None:
     """The dev split and its first stage, or None where no dev run is given."""
     if not (config.collection and config.dev_run):
         return None
-    collection = load_collection(
-        config.collection, config.dev_split, config.revision, config.use_titles, **config.collection_options
-    )
+    collection = config.load(config.dev_split)
     run = Run.read_trec(config.dev_run)
     place = config.dev_run, config.dev_split
     check_run(run, collection.queries, *place, collection.corpus, config.dev_depth)
@@ -308,4 +301,4 @@ def dev_measure(config: RankerConfig, ranker: CrossEncoderRanker, collection: Co
 
 
 if __name__ == "__main__":
-    run_recipe(main, RankerConfig, ListwiseConfig)
+    run_recipe(main)

@@ -14,15 +14,16 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import PartialState
 from datasets import Dataset
 
-from r2anker_hf.collection.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection
+from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import run_recipe
+from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.negatives.candidates import load_candidates, mine
 from r2anker_hf.retrievers.base import Retriever
 from r2anker_hf.retrievers.parts import search_in_parts
@@ -42,8 +43,7 @@ LETTERS = {"dense": "D", "splade": "L"}
 
 
 @dataclass
-class TwoStageConfig:
-    collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
+class TwoStageConfig(CollectionOptions):
     output_dir: str = field(metadata={"help": "New folder for the models and their runs over the training queries."})
     model: str = field(metadata={"help": "Encoder that stage 1 starts from: a folder or Hub id."})
     retriever: Literal["dense", "splade"] = field(default="dense", metadata={"help": "What is trained."})
@@ -57,9 +57,6 @@ class TwoStageConfig:
     negatives_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
     model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
     split: str = field(default="train", metadata={"help": "The split to train on; never the one to measure with."})
-    revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
-    use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or text alone."})
-    collection_options: dict[str, int] = field(default_factory=dict, metadata={"help": "Sizes of 'apidocs'."})
     max_queries: int | None = field(
         default=None, metadata={"help": "Train on so many queries, evenly spaced, where time is short."}
     )
@@ -67,12 +64,11 @@ class TwoStageConfig:
 
 
 def main(config: TwoStageConfig, training: RetrieverTraining) -> None:
-    collection = load_collection(
-        config.collection, config.split, config.revision, config.use_titles, **config.collection_options
-    )
+    collection = config.load(config.split)
     if config.max_queries:
-        step = -(-len(collection.queries) // config.max_queries)
-        collection = replace(collection, queries=dict(islice(collection.queries.items(), 0, None, step)))
+        queries = list(collection.queries.items())
+        chosen = evenly_spaced(len(queries), config.max_queries)
+        collection = replace(collection, queries=dict(queries[place] for place in chosen))
     inputs: dict[str, str | Path] = {"collection": f"{collection.name}@{collection.revision}"}
     inputs["model"] = pinned(config, "model")
     if config.negatives:
@@ -168,4 +164,4 @@ def with_list(rows: Any, name: str, run: Run) -> Iterator[Mapping[str, Any]]:
 
 
 if __name__ == "__main__":
-    run_recipe(main, TwoStageConfig, RetrieverTraining)
+    run_recipe(main)

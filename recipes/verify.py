@@ -66,4 +66,4 @@ def download(repo_id: str, revision: str | None) -> Path:
 
 
 if __name__ == "__main__":
-    run_recipe(main, VerificationConfig)
+    run_recipe(main)

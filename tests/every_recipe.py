@@ -1,4 +1,4 @@
-"""Every recipe with its configurations, found by reading `run_recipe(main, ...)`, so that a new one is covered."""
+"""Every recipe with its configurations, found by reading `def main(...)`, so that a new one is covered."""
 
 import ast
 import dataclasses
@@ -11,10 +11,10 @@ from r2anker_hf.config import _Parser
 
 
 def _names(source: str) -> list[str]:
-    """What a recipe hands to run_recipe besides main."""
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    (call,) = [c for c in calls if getattr(c.func, "id", "") == "run_recipe"] or [None]
-    return [argument.id for argument in call.args[1:]] if call else []
+    """The types that the `main` of a recipe takes."""
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    (main,) = [function for function in functions if function.name == "main"]
+    return [argument.annotation.id for argument in main.args.args]
 
 
 FILES = [*sorted(RECIPES.glob("*.py")), *sorted(RECIPES.glob("benchmarks/*.py"))]

@@ -67,7 +67,7 @@ def refusal(stage: str, options: dict[str, object]) -> str:
     printed, code = io.StringIO(), 0
     with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
         try:
-            run_recipe(recipe(stage).main, *configs(stage), args=words)
+            run_recipe(recipe(stage).main, args=words)
         except SystemExit as stop:
             code = stop.code
     lines = [line for line in printed.getvalue().splitlines() if line.startswith("error: ")]

@@ -277,14 +277,18 @@ def test_training_arguments_can_be_a_config(tmp_path, yaml_file):
     assert again.to_dict() == config.to_dict()
 
 
-def test_run_recipe_calls_main_with_the_configs():
+def test_run_recipe_calls_main_with_the_configs_of_its_annotations():
     called = []
-    run_recipe(lambda *configs: called.extend(configs), MiningConfig, SeedConfig, args=TYPED)
+
+    def main(mining: MiningConfig, seed: "SeedConfig") -> None:
+        called.extend([mining, seed])
+
+    run_recipe(main, args=TYPED)
     assert called == [MiningConfig(runs=RUNS), SeedConfig()]
 
 
 def raising(error: Exception):
-    def main(config):
+    def main(config: SeedConfig):
         raise error
 
     return main
@@ -300,7 +304,7 @@ def raising(error: Exception):
 )
 def test_an_ordinary_failure_is_one_line_and_exit_code_2(capsys, error, line):
     with pytest.raises(SystemExit) as stop:
-        run_recipe(raising(error), SeedConfig, args=[])
+        run_recipe(raising(error), args=[])
     assert stop.value.code == 2 and capsys.readouterr().err == line
 
 
@@ -312,7 +316,7 @@ def test_a_recipe_as_a_script(tmp_path):
         "from r2anker_hf.config import run_recipe\n"
         "@dataclass\nclass Counting:\n    depth: int\n"
         "def main(counting: Counting):\n    print(list(range(counting.depth)))\n"
-        'if __name__ == "__main__":\n    run_recipe(main, Counting)\n'
+        'if __name__ == "__main__":\n    run_recipe(main)\n'
     )
 
     def run(*args):

@@ -38,7 +38,7 @@ def main(config: Config):
         raise InputError(f"{config.fails}: bad input")
     wait_for_all()
 
-run_recipe(main, Config)
+run_recipe(main)
 """
 
 
@@ -50,11 +50,11 @@ class Config:
 def ended(error: BaseException, output_dir: Path, capsys) -> tuple[int, str]:
     """Exit code and standard error of a recipe that raises this."""
 
-    def main(config):
+    def main(config: Config):
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        run_recipe(main, Config, args=["--output_dir", str(output_dir)])
+        run_recipe(main, args=["--output_dir", str(output_dir)])
     return stop.value.code, capsys.readouterr().err
 
 
@@ -81,11 +81,11 @@ def test_the_trace_is_shown_on_request(tmp_path, monkeypatch):
     monkeypatch.setenv(endings.SHOW_TRACE, "1")
     for error in (ValueError("a bug"), InputError("bad input"), KeyboardInterrupt()):
 
-        def main(config, error=error):
+        def main(config: Config, error=error):
             raise error
 
         with pytest.raises(type(error)):
-            run_recipe(main, Config, args=["--output_dir", str(tmp_path / "out")])
+            run_recipe(main, args=["--output_dir", str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize(

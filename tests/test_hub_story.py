@@ -31,11 +31,7 @@ done = {}
 for line in CONFIGS:
     name, *args = line.format(**done).split()
     module = recipe(name)
-    run_recipe(module.main, *(getattr(module, config) for config in {
-        "retrieve": ["RetrievalConfig"], "mine": ["MiningConfig"], "train_ranker": ["RankerConfig", "ListwiseConfig"],
-        "rerank": ["RerankingConfig"], "score": ["ScoringConfig"], "publish": ["PublishingConfig", "Stated"],
-        "verify": ["VerificationConfig"], "distil": ["DistillationConfig", "DistillationTraining"],
-    }[name]), args=args)
+    run_recipe(module.main, args=args)
     if name == "publish" and "--dry_run" not in args:
         output = args[args.index("--output_dir") + 1]
         done[args[args.index("--kind") + 1]] = json.load(open(f"{output}/receipt.json"))["commit"]

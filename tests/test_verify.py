@@ -159,16 +159,16 @@ def test_the_recipe_says_what_fails_and_its_exit_code_too(ranker, capsys, monkey
     from r2anker_hf.config import run_recipe
 
     module = recipe("verify")
-    run_recipe(module.main, module.VerificationConfig, args=["--folder", str(ranker)])
+    run_recipe(module.main, args=["--folder", str(ranker)])
     assert "8 hold, 0 fail, 0 were not checked" in capsys.readouterr().out
     replace(ranker / "README.md", "## Limits and bias", "## No limits")
     with pytest.raises(SystemExit) as ended:
-        run_recipe(module.main, module.VerificationConfig, args=["--folder", str(ranker)])
+        run_recipe(module.main, args=["--folder", str(ranker)])
     printed = capsys.readouterr().out
     assert ended.value.code == 1 and "FAILS        files: names and sha256\n    README.md: has another" in printed
     for words in ([], ["--folder", str(ranker), "--repo_id", "me/x"], ["--folder", str(ranker / "eval")]):
         with pytest.raises(SystemExit) as ended:
-            run_recipe(module.main, module.VerificationConfig, args=words)
+            run_recipe(module.main, args=words)
         assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
     assert sys.modules["verify"] is module
 

@@ -59,4 +59,4 @@ def _step(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> floa
 
 
 if __name__ == "__main__":
-    run_recipe(main, BenchConfig)
+    run_recipe(main)

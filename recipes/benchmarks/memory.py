@@ -71,4 +71,4 @@ def make_trainer(config: BenchConfig, ranker: CrossEncoderRanker, size: int) -> 
 
 
 if __name__ == "__main__":
-    run_recipe(main, BenchConfig)
+    run_recipe(main)

@@ -95,4 +95,4 @@ def theirs(folder: str, dtype: torch.dtype, pairs: list, batch_sizes: list[int])
 
 
 if __name__ == "__main__":
-    run_recipe(main, BenchConfig)
+    run_recipe(main)

@@ -263,4 +263,4 @@ def plot(rows: list[dict], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_recipe(main, BenchConfig)
+    run_recipe(main)

@@ -204,4 +204,4 @@ def documents(row: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_recipe(main, BenchConfig)
+    run_recipe(main)

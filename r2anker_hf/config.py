@@ -2,29 +2,38 @@
 
 A recipe has `def main(config: MiningConfig)` and ends with `run_recipe(main)`. The fields of the dataclass are the
 options and the keys of the YAML file alike: `bool` becomes a flag, `list[...]` takes several values, `dict[str, ...]`
-takes NAME=VALUE pairs (in YAML a mapping), `Literal[...]` lists its choices. Of a field's metadata, `help` is what `--help` shows. `formerly`
-is a name that the option had before, or several: it is still taken, with a line that gives the name of today. Which
-numbers are allowed stands in `ranges`.
+takes NAME=VALUE pairs (in YAML a mapping), `Literal[...]` lists its choices. Of a field's metadata, `help` is what
+`--help` shows. `formerly` is a name that the option had before, or several: it is still taken, with a line that gives
+the name of today. Where the values changed too, it maps each name to {former value, in small letters: value of today}.
+Which numbers are allowed stands in `ranges`.
+
+`--help` is there at once: it loads neither torch nor transformers. So a training's `main` takes a light dataclass. Its
+attribute `whole` names the class that it stands for, with the options of transformers' TrainingArguments as well.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import difflib
 import os
 import re
 import sys
 import types
-from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import (
+    Action,
+    ArgumentDefaultsHelpFormatter,
+    ArgumentParser,
+    ArgumentTypeError,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from transformers.hf_argparser import HfArgumentParser
 
 from .endings import SHOW_TRACE, end
 from .files import check_output
@@ -36,7 +45,6 @@ CONFIG_FILE = "config.yaml"
 _SECRETS = {"token", "hub_token", "push_to_hub_token"}
 _EPILOG = f"""Exit codes: 0 done, 2 bad input, 130 Ctrl-C, 1 anything else; the error is one line.
 {SHOW_TRACE}=1 in the environment prints the full trace instead."""
-_OF_ARGPARSE = {"help", "metavar", "aliases", "choices"}  # of a field's metadata
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text (put it in quotes)"}
 
 
@@ -63,17 +71,17 @@ def parse_config(
     (Mining(runs={'bm25': 'A/run.trec', 'dense': 'B/run.trec'}, depth=7),)
     """
     args = sys.argv[1:] if args is None else list(args)
+    if not {"-h", "--help"} & set(args):
+        configs = tuple(map(whole, configs))
     parser = _Parser(configs, prog=program, description=description)
     path = _Parser([], add_help=False).parse_known_args(args)[0].config
     if path is not None:
         parser.use_file(path)
-    with options_fit():
-        *filled, _, rest = parser.parse_args_into_dataclasses(
-            args, return_remaining_strings=True, look_for_args_file=False
-        )
+    found, rest = parser.parse_known_args(args)
     if rest:
         raise InputError(f"unknown argument {rest[0]!r}{_closest(rest[0], parser.options())}; see --help")
-    return tuple(filled)
+    with options_fit():
+        return tuple(config(**_options_of(config, found)) for config in parser.configs)
 
 
 @contextmanager
@@ -93,8 +101,9 @@ def options_fit() -> Iterator[None]:
 def run_recipe(main: Callable[..., Any], *configs: type, args: Sequence[str] | None = None) -> None:
     """Call `main` with its parsed configs; whatever goes wrong ends with one line on stderr (see `endings`).
 
-    Which dataclasses they are say the annotations of `main`; of a function without any, `configs`. The docstring of the recipe stands at the head of its `--help`, as the command `r2anker` tells it where that runs
-    the recipe (it sets `__command__`). The output folder is looked at first.
+    Which dataclasses they are say the annotations of `main`. The docstring of the recipe stands at the head of its
+    `--help`, as the command `r2anker` tells it where that runs the recipe (it sets `__command__`). The output folder
+    is looked at first.
     """
     recipe, output_dir = sys.modules[main.__module__], None
     command: str | None = getattr(recipe, "__command__", None)
@@ -121,6 +130,10 @@ def configs_of(main: Callable[..., Any]) -> list[type]:
     return [hint for name, hint in get_type_hints(main).items() if name != "return"]
 
 
+def _options_of(config: type, found: Any) -> dict[str, Any]:
+    return {field.name: getattr(found, field.name) for field in dataclasses.fields(config) if field.init}
+
+
 def _as_command(text: str, command: str) -> str:
     """A recipe's docstring for those who start it by `r2anker`.
 
@@ -137,6 +150,12 @@ def _as_command(text: str, command: str) -> str:
     return f"{as_commands(text).rstrip()}\n\nSeveral processes or GPUs share the work of: {launched} ..."
 
 
+def whole(config: type) -> type:
+    """The class that a light one stands for, such as a training's with the options of transformers; others as is."""
+    place = getattr(config, "whole", None)
+    return resolve_name(place) if place else config
+
+
 def former_names(*configs: type) -> dict[str, str]:
     """Today's name of each option, by the names that it had before.
 
@@ -150,20 +169,37 @@ def former_names(*configs: type) -> dict[str, str]:
     """
     fields = [field for config in configs for field in dataclasses.fields(config) if field.init]
     today = {field.name for field in fields}
-    names = {}
+    names: dict[str, str] = {}
     for field in fields:
         former = field.metadata.get("formerly", ())
         names |= dict.fromkeys((former,) if isinstance(former, str) else former, field.name)
     return {name: now for name, now in names.items() if name not in today}
 
 
-def with_names_of_today(values: Mapping[str, Any], formerly: Mapping[str, str]) -> dict[str, Any]:
+def with_names_of_today(values: Mapping[str, Any], *configs: type) -> dict[str, Any]:
     """A stage's options as `config.yaml` has them, each under today's name; what has that already, keeps it.
 
-    >>> with_names_of_today({"top_n": 50, "seed": 42}, {"top_n": "depth"})
+    >>> import dataclasses
+    >>> depth = dataclasses.field(default=200, metadata={"formerly": "top_n"})
+    >>> with_names_of_today({"top_n": 50, "seed": 42}, dataclasses.make_dataclass("Mining", [("depth", int, depth)]))
     {'depth': 50, 'seed': 42}
     """
-    return {name if formerly.get(name, name) in values else formerly[name]: value for name, value in values.items()}
+    formerly = former_names(*configs)
+    fields = {field.name: field for config in configs for field in dataclasses.fields(config)}
+    found = {}
+    for name, value in values.items():
+        today = formerly.get(name, name)
+        if today == name or today in values:
+            found[name] = value
+        else:
+            found[today] = _value_of_today(fields[today].metadata, name, value)
+    return found
+
+
+def _value_of_today(metadata: Mapping[str, Any], former: str, value: Any) -> Any:
+    """What a value that was given under a former name is called today."""
+    formerly = metadata["formerly"]
+    return formerly[former].get(str(value).lower(), value) if isinstance(formerly, Mapping) else value
 
 
 def save_config(config: Any, folder: str | os.PathLike) -> Path:
@@ -185,32 +221,59 @@ def save_config(config: Any, folder: str | os.PathLike) -> Path:
     return path
 
 
-class _Parser(HfArgumentParser):
-    """HfArgumentParser with `--config`, fields of type `dict[str, ...]`, and errors of one line."""
+class _Parser(ArgumentParser):
+    """The options of dataclasses, `--config`, and errors of one line."""
 
-    def __init__(self, configs: Iterable[Any], **kwargs: Any):
+    def __init__(self, configs: Iterable[type], **kwargs: Any):
         # An abbreviated option would change its meaning on the day that another one gets the same beginning.
         usage = "%(prog)s [--config FILE.yaml] [--option value ...]"
-        texts = {"usage": usage, "epilog": _EPILOG}
-        configs = list(configs)
-        self.formerly = former_names(*configs)
-        super().__init__(configs, **texts, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        kwargs |= {"usage": usage, "epilog": _EPILOG, "formatter_class": _HelpFormatter}
+        super().__init__(allow_abbrev=False, **kwargs)
+        self.configs = list(configs)
+        self.formerly = former_names(*self.configs)
+        for config in self.configs:
+            hints = get_type_hints(config)
+            for field in dataclasses.fields(config):
+                if field.init:
+                    self._add_option(field, hints[field.name])
         self.add_argument("--config", metavar="FILE.yaml", help="values for these options; the command line wins")
-        for action in self._actions:  # argparse shows no default of an option that has no help
-            action.help = action.help or action.dest
+        if any(hasattr(config, "whole") for config in self.configs):
+            told = "show the options of transformers' TrainingArguments as well, which are options here; takes seconds"
+            self.add_argument("--help_all", action="help", help=told)
+
+    def _add_option(self, field: dataclasses.Field, hint: Any) -> None:
+        """As `--a_name`, `--a-name` and under its former names; a flag that is on by default also as `--no_a_name`."""
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        former = [f"--{name}" for name, today in self.formerly.items() if today == field.name]
+        kind, allowed = _typed(hint), range_of(field)
+        told = field.metadata.get("help") or field.name  # argparse shows no default of what has no help
+        given: dict[str, Any] = {
+            "required": default is dataclasses.MISSING,
+            "default": _default_typed(kind, default),
+            "help": told,
+        }
+        given |= {"action": _Store} | _argparse_kind(kind, default, allowed)
+        given |= {key: field.metadata[key] for key in ("metavar", "choices") if key in field.metadata}
+        names = dict.fromkeys([f"--{field.name}", f"--{field.name.replace('_', '-')}"])
+        action = self.add_argument(*names, *former, **given)
+        action.range, action.metadata = allowed, field.metadata  # type: ignore[attr-defined]
+        if kind is bool and default is True:
+            off = dict.fromkeys([f"--no_{field.name}", f"--no-{field.name.replace('_', '-')}"])
+            self.add_argument(*off, action="store_false", dest=field.name, help=told)
 
     def use_file(self, path: str) -> None:
         """Take a file's values as defaults, so that an option which it gives is no longer required."""
-        hints = {name: hint for config in self.dataclass_types for name, hint in get_type_hints(config).items()}
-        fields = {field.name: field for config in self.dataclass_types for field in dataclasses.fields(config)}
+        hints = {name: hint for config in self.configs for name, hint in get_type_hints(config).items()}
+        fields = {field.name: field for config in self.configs for field in dataclasses.fields(config)}
         keys = [name for name, field in fields.items() if field.init]
         values: dict[str, Any] = {}
         for key, (line, value) in _load_yaml(path).items():
             if key in self.formerly:
-                _tell_new_name(f"{path}, line {line}: {key}", self.formerly[key])
-                key = self.formerly[key]
-                if key in values:
-                    raise InputError(f"{path}, line {line}: {key} is given under two names")
+                today = self.formerly[key]
+                _tell_new_name(f"{path}, line {line}: {key}", today)
+                key, value = today, _value_of_today(fields[today].metadata, key, value)
+            if key in values:
+                raise InputError(f"{path}, line {line}: {key} is given under two names")
             if key not in keys:
                 known = ", ".join(sorted(keys))
                 raise InputError(f"{path}, line {line}: unknown key {key!r}{_closest(str(key), keys)}; known: {known}")
@@ -228,7 +291,7 @@ class _Parser(HfArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse, and every value is in the range of its option."""
         found, rest = super().parse_known_args(args, namespace)
-        for config in self.dataclass_types:
+        for config in self.configs:
             for field in dataclasses.fields(config):
                 if field.init:
                     _check_value(field, getattr(found, field.name))
@@ -242,31 +305,21 @@ class _Parser(HfArgumentParser):
         """Raise what argparse would print, with one spelling of each option."""
         raise InputError(re.sub(r"(--\w+)/--[\w-]+", r"\1", message) + "; see --help")
 
-    @staticmethod
-    def _parse_dataclass_field(parser: Any, field: dataclasses.Field) -> None:
-        members = [member for member in _members(field.type) if get_origin(member) is dict]
-        allowed, field = range_of(field), _for_argparse(field, getattr(parser, "formerly", {}))
-        if not members:
-            HfArgumentParser._parse_dataclass_field(parser, field)
-            action = parser._option_string_actions[f"--{field.name}"]
-            action.range = allowed
-            if allowed is not None and action.type in (int, float):
-                action.type = _number(action.type, allowed)
-            return
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        action = parser.add_argument(
-            *dict.fromkeys([f"--{field.name}", f"--{field.name.replace('_', '-')}"]),
-            action=_StoreMapping,
-            type=_pair_of(get_args(members[0])[1], allowed),
-            nargs="+",
-            required=default is dataclasses.MISSING,
-            default=None if default is dataclasses.MISSING else default,
-            **{"metavar": "NAME=VALUE", **field.metadata},
-        )
-        action.range = allowed
+
+class _Store(Action):
+    """Keep the value; say so where the option came by a former name."""
+
+    metadata: Mapping[str, Any]
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        name = option_string.lstrip("-").replace("-", "_")
+        if name != self.dest:
+            _tell_new_name(option_string, self.option_strings[0])
+            values = _value_of_today(self.metadata, name, values)
+        setattr(namespace, self.dest, values)
 
 
-class _StoreMapping(Action):
+class _StoreMapping(_Store):
     """Keep the pairs of an option as one dictionary, in the order given."""
 
     def __call__(self, parser, namespace, values, option_string=None):
@@ -274,7 +327,7 @@ class _StoreMapping(Action):
         for name in names:
             if names.count(name) > 1:
                 parser.error(f"argument {option_string}: the name {name!r} is given twice")
-        setattr(namespace, self.dest, dict(values))
+        super().__call__(parser, namespace, dict(values), option_string)
 
 
 class _HelpFormatter(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
@@ -294,23 +347,52 @@ class _HelpFormatter(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter)
         return text.strip().replace("%", "%%")
 
 
-def _for_argparse(field: dataclasses.Field, formerly: Mapping[str, str]) -> dataclasses.Field:
-    """A field without the metadata that argparse knows nothing of; an option's former names are more spellings."""
-    plain = copy.copy(field)
-    known = {key: value for key, value in field.metadata.items() if key in _OF_ARGPARSE}
-    former = [f"--{name}" for name, today in formerly.items() if today == field.name]
-    renamed = {"aliases": former, "action": _StoreRenamed} if former else {}
-    plain.metadata = types.MappingProxyType({**known, **renamed})
-    return plain
+def _typed(hint: Any) -> Any:
+    """What one types for an option that takes several types: text where it takes text or None, else the first."""
+    members = [member for member in _members(hint) if member is not type(None)]
+    mappings = [member for member in members if get_origin(member) is dict]
+    others = [member for member in members if member is not str]
+    if mappings:
+        return mappings[0]
+    return str if str in members and (type(None) in _members(hint) or not others) else others[0]
 
 
-class _StoreRenamed(Action):
-    """Keep the value; say so where the option came by its former name."""
+def _default_typed(kind: Any, default: Any) -> Any:
+    """What an option is that nobody gives; argparse would read a text, such as transformers have for some lists."""
+    text_for_list = get_origin(kind) is list and isinstance(default, str)
+    return None if default is dataclasses.MISSING or text_for_list else default
 
-    def __call__(self, parser, namespace, values, option_string=None):
-        if option_string.lstrip("-").replace("-", "_") != self.dest:
-            _tell_new_name(option_string, self.option_strings[0])
-        setattr(namespace, self.dest, values)
+
+def _argparse_kind(kind: Any, default: Any, allowed: Range | None) -> dict[str, Any]:
+    """argparse's arguments for an option of that type."""
+    origin = get_origin(kind) or kind
+    if origin is dict:
+        pair = _pair_of(get_args(kind)[1], allowed)
+        return {"action": _StoreMapping, "type": pair, "nargs": "+", "metavar": "NAME=VALUE"}
+    if origin is list:
+        return {"type": _reader(get_args(kind)[0], allowed), "nargs": "+"}
+    if origin is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
+        choices = get_args(kind) if origin is Literal else [choice.value for choice in kind]
+        by_text = {str(choice): choice for choice in choices}
+        return {"choices": choices, "type": lambda text: by_text.get(text, text)}
+    if kind is bool:
+        return {"type": _truth} if default is None else {"type": _truth, "nargs": "?", "const": True}
+    return {"type": _reader(kind, allowed)}
+
+
+def _reader(kind: Any, allowed: Range | None) -> Callable[[str], Any]:
+    if kind in (int, float) and allowed is not None:
+        return _number(kind, allowed)
+    return str if kind is Any else kind
+
+
+def _truth(text: str) -> bool:
+    """true or false, as one types it."""
+    words = {"true": True, "yes": True, "t": True, "y": True, "1": True}
+    words |= {"false": False, "no": False, "f": False, "n": False, "0": False}
+    if text.lower() not in words:
+        raise ArgumentTypeError(f"{text!r} is neither true nor false")
+    return words[text.lower()]
 
 
 def _tell_new_name(former: str, name: str) -> None:
@@ -414,7 +496,7 @@ def _members(hint: Any) -> list[Any]:
 
 
 def _pair_of(value_type: Any, allowed: Range | None) -> Callable[[str], tuple[str, Any]]:
-    convert = value_type if allowed is None else _number(value_type, allowed)
+    convert = _reader(value_type, allowed)
 
     def pair(text: str) -> tuple[str, Any]:
         name, equals, value = text.partition("=")

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .config import CONFIG_FILE, save_config
+from .config import CONFIG_FILE, save_config, with_names_of_today
 from .files import check_output, remove, sha256_file, write_whole
 from .processes import gather, processes
 from .records import InputError
@@ -229,8 +229,11 @@ def _is_of(folder: Path, config: Any, digests: Mapping[str, str], free: Collecti
     """Whether a folder was begun with this configuration, free options aside, and these inputs."""
     import yaml
 
+    kinds = [type(part) for part in (config if isinstance(config, tuple) else (config,))]
+
     def decisive(text: bytes) -> dict[str, Any]:
-        return {name: value for name, value in yaml.safe_load(text).items() if name not in free}
+        values = with_names_of_today(yaml.safe_load(text), *kinds)
+        return {name: value for name, value in values.items() if name not in free}
 
     try:
         same = decisive((folder / CONFIG_FILE).read_bytes()) == decisive(_as_yaml(config))

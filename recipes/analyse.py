@@ -41,7 +41,9 @@ class AnalysisConfig:
     value_name: str = field(default="MRR@10", metadata={"help": "What the values are."})
     depth: int = field(default=200, metadata={"help": "Top-N of every list, the ranker's too (appendix B)."})
     smoothing: float = field(default=SMOOTHING, metadata={"help": "Share of a uniform distribution in each side."})
-    temperature: float = field(default=1.0, metadata={"help": "Of every list's softmax, by score."})
+    sampling_temperature: float = field(
+        default=1.0, metadata={"help": "Of every list's softmax, by score.", "formerly": "temperature"}
+    )
     by: Literal["rank", "score"] = field(default="rank", metadata={"help": "A distribution reads: rank or score."})
 
 
@@ -71,13 +73,14 @@ def computed(config: AnalysisConfig, candidates: Candidates) -> dict[str, Any]:
     generators = generators_of(config, candidates)
     for name in config.values.keys() - generators.keys():
         raise InputError(f"values: no generator {name!r}; choices: {', '.join(generators)}")
-    options = (config.depth, config.smoothing, config.temperature, config.by)
+    options = (config.depth, config.smoothing, config.sampling_temperature, config.by)
     results = divergences(candidates.rows, generators, config.reference, config.rankers, *options)
     told = {
         name: {**{key: asdict(value) for key, value in quantities.items()}, "value": config.values.get(name)}
         for name, quantities in results.items()
     }
-    settings = {key: getattr(config, key) for key in ("reference", "depth", "smoothing", "temperature", "by", "split")}
+    kept = ("reference", "depth", "smoothing", "sampling_temperature", "by", "split")
+    settings = {key: getattr(config, key) for key in kept}
     correlations = {
         quantity: pearson(*zip(*points, strict=True))
         for quantity in ("kl", "delta")

@@ -1,10 +1,10 @@
 """Curve: what a ranker's training buys, as dev quality over the pairs that it had seen. Writes a table and a plot.
 
     python recipes/train_ranker.py ... --keep_at 10000 40000 160000 --output_dir R
-    python recipes/curve.py --ranker R --collection C --first_stage DEV.trec --teacher FUSED_DEV.trec --output_dir D
+    python recipes/curve.py --ranker R --collection C --first_stage DEV.trec --teacher_run FUSED.trec --output_dir D
 
 It reranks the dev queries with each ranker that R kept, and with R. --rankers PAIRS=FOLDER names others. With
---teacher the table also says how far each ranker agrees with that run over the reranked documents. --runs adds
+--teacher_run the table also says how far each ranker agrees with that run over the reranked documents. --runs adds
 horizontal lines, such as the teacher of another kind. It costs a reranking per ranker: with MiniLM some 100 pairs a
 second on two CPU cores. A killed curve goes on with the same command.
 """
@@ -45,11 +45,15 @@ class CurveConfig(CollectionOptions):
     rankers: dict[str, str] = field(
         default_factory=dict, metadata={"help": "Other rankers by the pairs that they have seen: PAIRS=FOLDER ..."}
     )
-    teacher: str | None = field(
-        default=None, metadata={"help": "Run over the same queries that the rankers learnt from: path/run.trec."}
+    teacher_run: str | None = field(
+        default=None,
+        metadata={
+            "help": "Run over the same queries that the rankers learnt from: path/run.trec.",
+            "formerly": "teacher",
+        },
     )
     teacher_temperature: float = field(
-        default=0.5, metadata={"help": "Of the teacher's scores: the training's --temperature."}
+        default=0.5, metadata={"help": "Of the teacher's scores: the training's --teacher_temperature."}
     )
     runs: dict[str, str] = field(
         default_factory=dict, metadata={"help": "Further runs to compare with: name=path/run.trec ..."}
@@ -118,7 +122,7 @@ def found_rankers(config: CurveConfig) -> list[Seen]:
 
 def lines_of(config: CurveConfig) -> dict[str, str]:
     """The runs that are horizontal lines, by name."""
-    teacher = {TEACHER: config.teacher} if config.teacher else {}
+    teacher = {TEACHER: config.teacher_run} if config.teacher_run else {}
     return {FIRST_STAGE: config.first_stage, **teacher, **config.runs}
 
 
@@ -177,11 +181,11 @@ def measured(
     told = []
     for one, run in points:
         point: dict[str, Any] = {"pairs": one.pairs, "value": value(run), "seconds": one.seconds}
-        if config.teacher:
+        if config.teacher_run:
             agreed = agreement(run, lines[TEACHER], config.teacher_temperature)
             point |= {"kl": agreed.kl, "tau": agreed.tau}
         told.append(point)
-    keys = ("measure", "split", "depth", *(("teacher_temperature",) if config.teacher else ()))
+    keys = ("measure", "split", "depth", *(("teacher_temperature",) if config.teacher_run else ()))
     return {
         "collection": f"{collection.name}@{collection.revision}",
         **{key: getattr(config, key) for key in keys},

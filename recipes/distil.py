@@ -4,7 +4,7 @@
 
 M is the retriever to improve, such as D2 or L2 of train_retriever.py; D is a plain SentenceTransformer or
 SparseEncoder folder that retrieve.py takes. --teacher names a ranker, which then scores what this training draws;
-without it N holds the scores, from teach.py. --objective contrastive trains on the same tuples without a teacher, to
+without it N holds the scores, from teach.py. --loss contrastive trains on the same tuples without a teacher, to
 compare. A killed training goes on. With MiniLM on two CPU cores some 30 passages of 128 tokens a second.
 """
 
@@ -16,17 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from accelerate import PartialState
-from datasets import Dataset
-
 from r2anker_hf.config import run_recipe
 from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.negatives.suspects import Examined
 from r2anker_hf.negatives.teacher import TeacherScores, drawn
-from r2anker_hf.rankers.foreign import load_ranker
-from r2anker_hf.retrievers.distillation import DistillationLoss, DistillationTraining
-from r2anker_hf.retrievers.training import load_dense, load_splade, starting_model, train, write_tuples
+from r2anker_hf.retrievers.options import DistillationTraining
 from r2anker_hf.stage import pinned, run_stage
 
 
@@ -38,7 +33,6 @@ class DistillationConfig:
     teacher: str | None = field(
         default=None, metadata={"help": "Ranker that scores what is drawn; default: scores of teach.py."}
     )
-    teacher_name: str = field(default="teacher", metadata={"help": "What the scores are called in the candidates."})
     retriever: Literal["dense", "splade"] = field(default="dense", metadata={"help": "What the student is."})
     split: str = field(default="train", metadata={"help": "Split of the candidates."})
     max_queries: int | None = field(
@@ -65,6 +59,12 @@ def main(config: DistillationConfig, training: DistillationTraining) -> None:
 
 def distil(config: DistillationConfig, training: DistillationTraining, folder: Path) -> None:
     """Write the tuples with the teacher's scores, train the student on them, and save it."""
+    from accelerate import PartialState
+    from datasets import Dataset
+
+    from r2anker_hf.retrievers.distillation import DistillationLoss
+    from r2anker_hf.retrievers.training import load_dense, load_splade, starting_model, train, write_tuples
+
     state, tuples, checkpoints = PartialState(), folder / "tuples.arrow", folder / "checkpoints"
     candidates = load_candidates(config.negatives, config.split, config.negatives_revision)
     if config.max_queries:
@@ -72,7 +72,7 @@ def distil(config: DistillationConfig, training: DistillationTraining, folder: P
         candidates = replace(candidates, rows=candidates.rows.select(chosen))
     rows = rows_with_scores(config, training, candidates, folder)
     if state.is_main_process:
-        teacher = None if training.objective == "contrastive" else config.teacher_name
+        teacher = None if training.loss == "contrastive" else training.teacher_ranking
         count = write_tuples(rows, candidates.corpus.text, training, tuples, teacher)
         print(f"{count} tuples of {len(candidates.rows)} queries")
     state.wait_for_everyone()
@@ -80,7 +80,7 @@ def distil(config: DistillationConfig, training: DistillationTraining, folder: P
     start = starting_model(*given, folder / "start")
     load = load_dense if config.retriever == "dense" else partial(load_splade, texts=str, size=0)
     model = load(start, config.model_revision if start == config.model else None, training)
-    loss = None if training.objective == "contrastive" else DistillationLoss(model, training)
+    loss = None if training.loss == "contrastive" else DistillationLoss(model, training)
     trained = train(model, Dataset.from_file(str(tuples)), training, checkpoints, loss)
     if state.is_main_process:
         model.save_pretrained(str(folder), create_model_card=False)
@@ -91,16 +91,19 @@ def rows_with_scores(
     config: DistillationConfig, training: DistillationTraining, candidates: Candidates, folder: Path
 ) -> Iterator[Mapping[str, Any]]:
     """The candidates as they are, or with the scores of the ranker that is given, for what this training draws."""
-    if not config.teacher or training.objective == "contrastive":
+    if not config.teacher or training.loss == "contrastive":
         return iter(candidates.rows)
     import torch
+    from accelerate import PartialState
+
+    from r2anker_hf.rankers.foreign import load_ranker
 
     draws = {"count": training.num_negatives, "epochs": training.num_train_epochs, "seed": training.seed}
     choose = partial(drawn, **draws, sampling=training)
     if training.leave_out_suspects:
         options = (candidates.corpus.text, training.judged_by, folder / "suspects")
         candidates = replace(candidates, rows=Examined(candidates.rows, *options))
-    scores = TeacherScores(candidates, config.split, config.teacher_name, choose, folder / "teacher")
+    scores = TeacherScores(candidates, config.split, training.teacher_ranking, choose, folder / "teacher")
     options = {"dtype": getattr(torch, config.teacher_dtype), "device": PartialState().device}
     scores.make(load_ranker(config.teacher, config.teacher_revision, **options).rerank)
     return scores.rows()

@@ -16,29 +16,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from r2anker_hf.collection.collection import Collection
 from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import options_fit, run_recipe
 from r2anker_hf.files import write_whole
-from r2anker_hf.models import checkpoints
-from r2anker_hf.models import loading as models
-from r2anker_hf.models.tokens import TEXTS_AT_ONCE, Tokens, learn_vocabulary
-from r2anker_hf.models.trainers import refuse_unheeded
 from r2anker_hf.records import InputError
-from r2anker_hf.retrievers.pretraining import (
-    POOLINGS,
-    BottleneckModel,
-    PassageCollator,
-    Passages,
-    PretrainingConfig,
-    PretrainingTrainer,
-    load_encoder,
-    save_encoder,
-)
+from r2anker_hf.retrievers.options import POOLINGS, PretrainingOptions
 from r2anker_hf.stage import pinned, run_stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from r2anker_hf.models.tokens import Tokens
+    from r2anker_hf.retrievers.pretraining import PretrainingConfig
 
 
 @dataclass
@@ -68,7 +60,9 @@ class EncoderConfig(CollectionOptions):
             raise InputError(f"no pooling {self.pooling!r}; choices: {', '.join(POOLINGS)}")
 
 
-def main(config: EncoderConfig, training: PretrainingConfig) -> None:
+def main(config: EncoderConfig, training: PretrainingOptions) -> None:
+    from r2anker_hf.models.trainers import refuse_unheeded
+
     refuse_unheeded(training)
     collection = config.load(config.split)
     inputs = {
@@ -81,26 +75,37 @@ def main(config: EncoderConfig, training: PretrainingConfig) -> None:
 
 def pretrain(config: EncoderConfig, training: PretrainingConfig, collection: Collection, folder: Path) -> None:
     """Train, and save the encoder; the decoder is thrown away. Without epochs the encoder is saved as it came."""
+    from r2anker_hf.models import checkpoints
+    from r2anker_hf.retrievers import pretraining
+
     with training.main_process_first():
         tokenizer = load_tokenizer(config, collection, folder / "tokenizer")
-    encoder = load_encoder(config.model, config.model_revision, fresh_sizes(config, tokenizer), training.seed)
+    encoder = pretraining.load_encoder(
+        config.model, config.model_revision, fresh_sizes(config, tokenizer), training.seed
+    )
     check_limits(config, encoder, tokenizer)
-    model = BottleneckModel(encoder, tokenizer.mask_token_id, training.bottleneck, training.decoder_layers)
+    model = pretraining.BottleneckModel(encoder, tokenizer.mask_token_id, training.bottleneck, training.decoder_layers)
     training.output_dir = str(folder / "checkpoints")
     tokens = tokenised(config, collection, tokenizer, folder / "tokens")
-    passages, collator = Passages(tokens, training, tokenizer), PassageCollator(tokenizer)
+    passages = pretraining.Passages(tokens, training, tokenizer)
+    collator = pretraining.PassageCollator(tokenizer)
     with options_fit():
-        trainer = PretrainingTrainer(model, training, passages, collator, processing_class=tokenizer)
+        trainer = pretraining.PretrainingTrainer(model, training, passages, collator, processing_class=tokenizer)
     if training.num_train_epochs or training.max_steps > 0:
         checkpoints.train(trainer)
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
         pooling = config.pooling or ("cls" if training.bottleneck == "cls" else "mean")
-        save_encoder(encoder, tokenizer, folder, config.max_length, pooling)
+        pretraining.save_encoder(encoder, tokenizer, folder, config.max_length, pooling)
 
 
 def load_tokenizer(config: EncoderConfig, collection: Collection, folder: Path) -> PreTrainedTokenizerBase:
     """The model's tokenizer, or, where `fresh` has a `vocab_size`, one of its kind that the collection taught."""
+    from transformers import AutoTokenizer
+
+    from r2anker_hf.models import loading as models
+    from r2anker_hf.models.tokens import learn_vocabulary
+
     models.check_source(config.model, config.model_revision, weights=not config.fresh)
     tokenizer = models.load_tokenizer(config.model, config.model_revision)
     if "vocab_size" not in config.fresh:
@@ -120,6 +125,8 @@ def fresh_sizes(config: EncoderConfig, tokenizer: PreTrainedTokenizerBase) -> di
 
 def check_limits(config: EncoderConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer without [MASK] or of another model, and passages that the encoder has no positions for."""
+    from r2anker_hf.models import loading as models
+
     if not tokenizer.is_fast or tokenizer.mask_token is None or tokenizer.pad_token is None:
         raise InputError(f"{config.model}: needs a fast tokenizer with a mask token and a padding token")
     models.check_vocabulary(encoder, tokenizer, config.model)
@@ -133,12 +140,16 @@ def tokenised(
     config: EncoderConfig, collection: Collection, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> Tokens:
     """Token ids of all passages, made once."""
+    from r2anker_hf.models.tokens import Tokens
+
     limit = config.max_length - tokenizer.num_special_tokens_to_add()
     return Tokens.shared((), chain.from_iterable(blocks(collection)), tokenizer, folder, limit)
 
 
 def blocks(collection: Collection) -> Iterator[list[str]]:
     """The passages in their order, some thousands at a time."""
+    from r2anker_hf.models.tokens import TEXTS_AT_ONCE
+
     corpus = collection.corpus
     return (corpus.texts(start, start + TEXTS_AT_ONCE) for start in range(0, len(corpus), TEXTS_AT_ONCE))
 

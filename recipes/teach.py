@@ -34,7 +34,9 @@ class TeachingConfig:
     ranker: str = field(metadata={"help": "Folder of train_ranker.py or of any CrossEncoder, or a Hub repository."})
     output_dir: str = field(metadata={"help": "New folder for the dataset with the scores."})
     split: str = field(default="train", metadata={"help": "Split of the candidates."})
-    name: str = field(default="teacher", metadata={"help": "What the ranking is called in the dataset."})
+    teacher_ranking: str = field(
+        default="teacher", metadata={"help": "What the scores are called in the dataset.", "formerly": "name"}
+    )
     depth: int = field(default=200, metadata={"help": "Top-N of each retriever that is scored."})
     negatives_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
     ranker_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub ranker."})
@@ -61,7 +63,7 @@ class TeachingConfig:
     seed: int = field(default=42, metadata={"help": "Which queries the audit looks at."})
 
     def __post_init__(self):
-        checked_name(self.name, "name")
+        checked_name(self.teacher_ranking, "teacher_ranking")
 
 
 def main(config: TeachingConfig) -> None:
@@ -85,7 +87,7 @@ def teach(config: TeachingConfig, folder: Path) -> None:
     state = PartialState()
     candidates = load_candidates(config.negatives, config.split, config.negatives_revision)
     choose = partial(pooled, depth=config.depth)
-    scores = TeacherScores(candidates, config.split, config.name, choose, folder / "work")
+    scores = TeacherScores(candidates, config.split, config.teacher_ranking, choose, folder / "work")
     options = {"batch_size": config.batch_size, "dtype": getattr(torch, config.dtype), "device": state.device}
     options |= {"max_length": config.max_length, "prompt": config.prompt}
     ranker = load_ranker(config.ranker, config.ranker_revision, **options)
@@ -93,7 +95,7 @@ def teach(config: TeachingConfig, folder: Path) -> None:
     write_taught(folder, scores, teacher_facts(config, ranker, folder))
     if state.is_main_process and config.audit_queries:
         # the mined dataset's audit anew, with this ranker's word on which are false
-        options = (config.split, config.audit_queries, config.seed, config.name)
+        options = (config.split, config.audit_queries, config.seed, config.teacher_ranking)
         audit_with_card(folder, candidates.corpus.text, *options)
 
 

@@ -3,11 +3,12 @@
     accelerate launch recipes/train_ranker.py --negatives FOLDER_OR_REPO --model M --num_negatives 40 --output_dir D
 
 Several --negatives make one ranker of several collections, mixed by size or by --mixture_weights.
-Every option of transformers' TrainingArguments is an option here. With --collection and --dev_run, reranking that
-run of the dev split chooses the checkpoint; with --held_out N, reranking the candidates of N training queries that are
-not trained on, so that dev can be reported. A killed training goes on from its last checkpoint when the same command
-is given again. --memory_budget trains groups of any size in that many GiB, --gradient_checkpointing makes graphs
-smaller, --lora_rank trains adapters only, --report_to takes what transformers knows (trackio among it).
+Every option of transformers' TrainingArguments is an option here, and --help_all lists them. With --collection and
+--dev_run, reranking that run of the dev split chooses the checkpoint; with --held_out N, reranking the candidates of N
+training queries that are not trained on, so that dev can be reported. A killed training goes on from its last
+checkpoint when the same command is given again. --memory_budget trains groups of any size in that many GiB,
+--gradient_checkpointing makes graphs smaller, --lora_rank trains adapters only, --report_to takes what transformers
+knows (trackio among it).
 --keep_at 10000 40000 160000 keeps the rankers that have seen so many pairs, for curve.py. --early_stopping_patience 3
 ends the training after three dev measurements without a better one.
 """
@@ -20,32 +21,28 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TypeVar
-
-import torch
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, TypeVar
 
 from r2anker_hf.collection.collection import Collection
 from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import options_fit, run_recipe
 from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.evaluation.measures import evaluate_run, means, parse_measure
-from r2anker_hf.models import checkpoints
-from r2anker_hf.models.loading import seeded
-from r2anker_hf.models.tokens import TEXTS_AT_ONCE, Tokens
-from r2anker_hf.models.trainers import refuse_unheeded
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.negatives.holdout import hold_out
 from r2anker_hf.negatives.suspects import Examined
-from r2anker_hf.rankers.collator import GroupedListwiseCollator, PairEncoder
-from r2anker_hf.rankers.listwise import ListwiseConfig, ListwiseTrainer, TrainingGroups
-from r2anker_hf.rankers.lora import merged, with_lora
-from r2anker_hf.rankers.milestones import Clock, EarlyStopping, KeepAt, seconds_at, write_seen
-from r2anker_hf.rankers.mixture import Mixture, epoch_counts
-from r2anker_hf.rankers.ranker import CrossEncoderRanker
+from r2anker_hf.rankers.options import ListwiseOptions
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import pinned, run_stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from r2anker_hf.models.tokens import Tokens
+    from r2anker_hf.rankers.collator import PairEncoder
+    from r2anker_hf.rankers.listwise import ListwiseConfig, ListwiseTrainer
+    from r2anker_hf.rankers.ranker import CrossEncoderRanker
 
 NO_REVISION = "-"  # of a local folder, among the revisions of several sets of candidates
 T = TypeVar("T")
@@ -122,7 +119,9 @@ class RankerConfig(CollectionOptions):
             )
 
 
-def main(config: RankerConfig, training: ListwiseConfig) -> None:
+def main(config: RankerConfig, training: ListwiseOptions) -> None:
+    from r2anker_hf.models.trainers import refuse_unheeded
+
     refuse_unheeded(training)
     check_stopping(config, training)
     inputs: dict[str, str | Path] = {**pinned_negatives(config), "model": pinned(config, "model")}
@@ -190,6 +189,14 @@ def first_queries(candidates: Candidates, count: int) -> Candidates:
 
 def train(config: RankerConfig, training: ListwiseConfig, dev: tuple[Collection, Run] | None, folder: Path) -> None:
     """Train, keep the best checkpoint's weights, and save them as a ranker."""
+    import torch
+
+    from r2anker_hf.models import checkpoints
+    from r2anker_hf.models.loading import seeded
+    from r2anker_hf.rankers.lora import merged, with_lora
+    from r2anker_hf.rankers.milestones import seconds_at, write_seen
+    from r2anker_hf.rankers.ranker import CrossEncoderRanker
+
     candidates = load_negatives(config)
     if config.held_out is not None:
         split = config.negatives_split[0]
@@ -232,6 +239,8 @@ def pairs_of_a_step(training: ListwiseConfig) -> int:
 
 def add_milestones(config: RankerConfig, trainer: ListwiseTrainer, folder: Path, pairs_a_step: int) -> None:
     """Let the trainer keep rankers on its way, and stop when dev says so."""
+    from r2anker_hf.rankers.milestones import Clock, EarlyStopping, KeepAt
+
     clock = Clock()
     trainer.add_callback(clock)
     trainer.add_callback(KeepAt(folder, config.keep_at, pairs_a_step, trainer.save_model, clock))
@@ -249,6 +258,10 @@ def make_trainer(
     measure: Callable | None,
 ) -> ListwiseTrainer:
     """The trainer of a configuration; its checkpoints and the token ids of all texts go into `folder`."""
+    from r2anker_hf.rankers.collator import GroupedListwiseCollator
+    from r2anker_hf.rankers.listwise import ListwiseTrainer, TrainingGroups
+    from r2anker_hf.rankers.mixture import Mixture, epoch_counts
+
     training.output_dir = str(folder / "checkpoints")
     if measure:
         training.load_best_model_at_end = True
@@ -270,6 +283,8 @@ def make_trainer(
 
 def tokenised(candidates: Candidates, encoder: PairEncoder, folder: Path) -> tuple[Tokens, Tokens]:
     """Token ids of all documents and of all training queries, made once."""
+    from r2anker_hf.models.tokens import TEXTS_AT_ONCE, Tokens
+
     corpus, rows = candidates.corpus, candidates.rows
     tokenizer = encoder.tokenizer
     queries = Tokens.shared(list(rows["query_id"]), rows["query"], tokenizer, folder / "queries")

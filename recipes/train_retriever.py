@@ -15,29 +15,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-from accelerate import PartialState
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any, Literal
 
 from r2anker_hf.collection.collection import Collection
 from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import run_recipe
 from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.negatives.candidates import load_candidates, mine
-from r2anker_hf.retrievers.base import Retriever
+from r2anker_hf.retrievers.options import RetrieverTraining
 from r2anker_hf.retrievers.parts import search_in_parts
-from r2anker_hf.retrievers.training import (
-    RetrieverTraining,
-    load_dense,
-    load_splade,
-    save_encoder,
-    starting_model,
-    train,
-    write_tuples,
-)
 from r2anker_hf.run import Run
 from r2anker_hf.stage import pinned, run_stage
+
+if TYPE_CHECKING:
+    from r2anker_hf.retrievers.base import Retriever
 
 LETTERS = {"dense": "D", "splade": "L"}
 
@@ -79,6 +70,8 @@ def main(config: TwoStageConfig, training: RetrieverTraining) -> None:
 
 def two_stages(config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path) -> None:
     """The first stage on given negatives, the second on those and on what the first one's retriever mistakes."""
+    from r2anker_hf.retrievers.training import starting_model
+
     given = config.retriever, config.model, config.model_revision, training, collection.corpus
     start = starting_model(*given, folder / "L0")
     rows = partial(first_rows, config, collection, folder)
@@ -102,6 +95,11 @@ def train_stage(
     number: int,
 ) -> None:
     """Training `number`, from 1, begun at `start` and saved as `target`, which says its number."""
+    from accelerate import PartialState
+    from datasets import Dataset
+
+    from r2anker_hf.retrievers.training import load_dense, load_splade, save_encoder, train, write_tuples
+
     print(f"\n{target.name}: trained on {config.split} queries")
     state, tuples = PartialState(), target.with_name(f"tuples-{target.name}.arrow")
     if state.is_main_process:
@@ -134,6 +132,8 @@ def own_run(
     config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path, name: str
 ) -> Run:
     """What the first stage's retriever finds for the training queries."""
+    from accelerate import PartialState
+
     from r2anker_hf.retrievers.dense import DenseRetriever
     from r2anker_hf.retrievers.splade import SpladeRetriever
 
@@ -145,6 +145,8 @@ def own_run(
 
 def searched(folder: Path, name: str, collection: Collection, make: Any, depth: int = 200) -> Run:
     """A retriever's run over the training queries, kept in `runs/`; its index is removed afterwards."""
+    from accelerate import PartialState
+
     runs = folder / "runs" / name
     if not (runs / "run.trec").exists():
         runs.mkdir(parents=True, exist_ok=True)

@@ -7,14 +7,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from published_toy import RECIPES, recipe
 
-from r2anker_hf.config import _Parser
+from r2anker_hf.config import _Parser, whole
 
 
 def _names(source: str) -> list[str]:
     """The types that the `main` of a recipe takes."""
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-    (main,) = [function for function in functions if function.name == "main"]
-    return [argument.annotation.id for argument in main.args.args]
+    mains = [function for function in functions if function.name == "main"]
+    return [argument.annotation.id for main in mains for argument in main.args.args]
 
 
 FILES = [*sorted(RECIPES.glob("*.py")), *sorted(RECIPES.glob("benchmarks/*.py"))]
@@ -27,7 +27,7 @@ CONFIGS = {
 def configs(stage: str) -> list[type]:
     """The dataclasses that are the recipe's options."""
     module = recipe(stage)
-    return [getattr(module, name) for name in CONFIGS[stage]]
+    return [whole(getattr(module, name)) for name in CONFIGS[stage]]
 
 
 def parser(stage: str) -> _Parser:

@@ -4,14 +4,15 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
-from r2anker_hf.config import parse_config
+from r2anker_hf.config import configs_of, parse_config
 from r2anker_hf.rankers.mixture import epoch_counts
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 PLACES = "river stone house bread tree fish bird cat dog water fire".split()
 OTHER_PLACES = "list string file class".split()
-TRAINING = "RankerConfig ListwiseConfig"
+TRAINING = "RankerConfig ListwiseOptions"
 TRAINED = {"max_steps": 2, "num_negatives": 3, "per_device_train_batch_size": 4, "max_length": 64}
 TRAINED |= {"use_cpu": "true", "mixed_precision": "no", "report_to": "none"}
 MODES = ("the file", "a list of values", "the default name", "an error", "the index")
@@ -108,11 +109,11 @@ def mix(folder, finished, model):
         asked.append((arguments, epoch_counts(*arguments)))
         return asked[-1][1]
 
-    training.epoch_counts = counts
     options = {"negatives": [finished / "negatives", folder / "negatives"], "model": model, "mixture_weights": [3, 1]}
     options |= {"held_out": 5, "max_queries": 20, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
     words = arguments(**TRAINED, **options, output_dir=folder / "ranker")
-    training.main(*parse_config(training.RankerConfig, training.ListwiseConfig, args=words))
+    with patch("r2anker_hf.rankers.mixture.epoch_counts", counts):
+        training.main(*parse_config(*configs_of(training.main), args=words))
     measure(collection, folder / "test", ["bm25"], folder / "ranker", folder)
     measure(finished / "toy", finished / "test", ["bm25", "dense"], folder / "ranker", folder / "on_toy")
     return asked

@@ -123,9 +123,32 @@ def test_an_option_s_former_name_still_works_and_tells_the_new_one(yaml_file, ca
         assert capsys.readouterr().err == told
     with pytest.raises(InputError, match="required: --first_stage"):
         parse_config(RenamedConfig, args=[])
-    path = yaml_file("first_stage: a.trec\nrun: b.trec\n")
-    with pytest.raises(InputError, match=r"line 2: first_stage is given under two names$"):
-        parse_config(RenamedConfig, args=["--config", path])
+    for given in ("first_stage: a.trec\nrun: b.trec\n", "run: a.trec\nfirst_stage: b.trec\n"):
+        with pytest.raises(InputError, match=r"line 2: first_stage is given under two names$"):
+            parse_config(RenamedConfig, args=["--config", yaml_file(given)])
+
+
+@dataclasses.dataclass
+class RenamedValues:
+    precision: str = dataclasses.field(
+        default="auto", metadata={"formerly": {"half": {"true": "bf16", "false": "no"}}}
+    )
+
+
+@pytest.mark.parametrize(("former", "today"), [("true", "bf16"), ("False", "no"), ("fp16", "fp16")])
+def test_a_former_value_is_that_of_today_where_the_name_is_a_former_one(former, today, yaml_file, capsys):
+    for args in (["--half", former], ["--config", yaml_file(f"half: {former}\n")]):
+        assert parse_config(RenamedValues, args=args) == (RenamedValues(today),)
+        assert capsys.readouterr().err.endswith("precision now\n")
+    assert with_names_of_today({"half": yaml.safe_load(former)}, RenamedValues) == {"precision": today}
+    assert parse_config(RenamedValues, args=["--precision", "true"]) == (RenamedValues("true"),)
+
+
+def test_a_renamed_mapping_too(capsys):
+    shares = dataclasses.field(default_factory=dict, metadata={"formerly": "parts"})
+    config = dataclasses.make_dataclass("Renamed", [("shares", dict[str, float], shares)])
+    assert parse_config(config, args=["--parts", "a=1", "b=2"])[0].shares == {"a": 1.0, "b": 2.0}
+    assert capsys.readouterr().err == "--parts: is called --shares now\n"
 
 
 @dataclasses.dataclass
@@ -144,9 +167,9 @@ def test_a_former_name_that_is_an_option_today_means_that_one_and_of_two_the_las
 
 def test_a_finished_stage_s_options_are_read_by_today_s_names():
     old = {"run": "a.trec", "depth": 7}
-    assert with_names_of_today(old, former_names(RenamedConfig)) == {"first_stage": "a.trec", "depth": 7}
+    assert with_names_of_today(old, RenamedConfig) == {"first_stage": "a.trec", "depth": 7}
     both = {"run": "a.trec", "first_stage": "b.trec"}
-    assert with_names_of_today(both, former_names(RenamedConfig)) == both
+    assert with_names_of_today(both, RenamedConfig) == both
 
 
 def test_several_configs_share_file_and_command_line(yaml_file):

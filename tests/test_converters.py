@@ -337,7 +337,7 @@ def test_mining_refuses_names_and_ids_at_the_door(candidates, use):
     ("recipe", "options"),
     [
         ("import_negatives", {"file": "x.jsonl", "form": "triplet", "split": "../../x"}),
-        ("teach", {"negatives": "n", "ranker": "r", "name": "../x"}),
+        ("teach", {"negatives": "n", "ranker": "r", "teacher_ranking": "../x"}),
         *(("mine", {"collection": "apidocs", "runs": {}, use: {"../x": "run.trec"}}) for use in ("runs", "rankings")),
         *(("mine", {"collection": "apidocs", "runs": {}, use: {"a b": "r"}}) for use in ("dev_runs", "constraints")),
     ],

@@ -12,7 +12,7 @@ from r2anker_hf.records import InputError
 from r2anker_hf.retrievers.distillation import DistillationLoss, DistillationTraining
 from r2anker_hf.retrievers.training import contrastive_loss, load_dense, load_splade, train, write_tuples
 
-SMALL = {"max_length": 32, "per_device_train_batch_size": 4, "bf16": False, "logging_steps": 1}
+SMALL = {"max_length": 32, "per_device_train_batch_size": 4, "mixed_precision": "no", "logging_steps": 1}
 
 
 class Student(torch.nn.Module):
@@ -70,7 +70,7 @@ def test_kl_is_the_ranker_s_own():
 def test_margin_mse_is_arithmetic():
     # margins of the student 2-1 and 2-0, of the teacher (1-3)/2 and (1-0)/2
     expected = ((1 - -1) ** 2 + (2 - 0.5) ** 2) / 2
-    found = loss_of([QUERY, POSITIVE, *NEGATIVES], TEACHER, objective="margin_mse", teacher_temperature=2.0)
+    found = loss_of([QUERY, POSITIVE, *NEGATIVES], TEACHER, loss="margin_mse", teacher_temperature=2.0)
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -89,13 +89,13 @@ def test_a_contrastive_term_is_added_with_its_weight():
 def test_in_batch_negatives_only_with_a_contrastive_term():
     assert not DistillationTraining(**SMALL).in_batch_negatives
     assert DistillationTraining(**SMALL, contrastive_weight=0.2).in_batch_negatives
-    assert DistillationTraining(**SMALL, objective="contrastive").in_batch_negatives
+    assert DistillationTraining(**SMALL, loss="contrastive").in_batch_negatives
 
 
 def test_defaults_are_those_of_appendix_c():
     settings = DistillationTraining()
     assert (settings.learning_rate, settings.per_device_train_batch_size, settings.num_train_epochs) == (5e-5, 16, 4)
-    assert (settings.num_negatives, settings.objective, settings.teacher_temperature) == (10, "kl", 1.0)
+    assert (settings.num_negatives, settings.loss, settings.teacher_temperature) == (10, "kl", 1.0)
 
 
 # --- whose score is whose
@@ -167,7 +167,7 @@ def test_what_the_teacher_did_not_score_is_named(tmp_path):
 
 def test_bad_settings_are_named():
     for options, message in [
-        ({"objective": "kd"}, "no objective 'kd'; choices: kl, margin_mse, contrastive"),
+        ({"loss": "kd"}, "no loss 'kd'; choices: kl, margin_mse, contrastive"),
         ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0, but must be at least 1e-06"),
         ({"contrastive_weight": -1.0}, "contrastive_weight is -1.0, but must be at least 0"),
         ({"num_negatives": 0}, "num_negatives is 0"),
@@ -216,9 +216,9 @@ def divergence(model, tuples, settings):
         return loss.compute_loss_from_embeddings(vectors, torch.tensor(tuples["label"][:])).item()
 
 
-@pytest.mark.parametrize("objective", ["kl", "margin_mse"])
-def test_a_dense_student_learns_the_teacher_s_order(objective, tiny_model, tmp_path):
-    options = {"learning_rate": 2e-3, "num_negatives": 2, "num_train_epochs": 80, "objective": objective}
+@pytest.mark.parametrize("loss", ["kl", "margin_mse"])
+def test_a_dense_student_learns_the_teacher_s_order(loss, tiny_model, tmp_path):
+    options = {"learning_rate": 2e-3, "num_negatives": 2, "num_train_epochs": 80, "loss": loss}
     settings = DistillationTraining(**SMALL, **options)
     write_tuples(rows_of_colours(), str, settings, tmp_path / "t.arrow", "teacher")
     tuples, model = Dataset.from_file(str(tmp_path / "t.arrow")), load_dense(tiny_model, None, settings)

@@ -141,7 +141,7 @@ ARGUMENTS = {
     "dense": lambda model, folder: retriever_trainer(load_dense(model, None, SETTINGS), folder).args,
     "splade": lambda model, folder: retriever_trainer(load_splade(model, None, SETTINGS, str, 0), folder).args,
 }
-SETTINGS = RetrieverTraining(bf16=False, max_length=32, head_steps=0)
+SETTINGS = RetrieverTraining(mixed_precision="no", max_length=32, head_steps=0)
 
 
 def retriever_trainer(encoder, folder):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.hub
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIZES = "--collection apidocs --collection_options passages=80 test=20 dev=10"
 TRAINING = "--max_steps 3 --per_device_train_batch_size 4 --num_negatives 3 --use_cpu true --mixed_precision no"
-STUDENT = "--max_queries 8 --num_negatives 2 --per_device_train_batch_size 4 --num_train_epochs 1 --bf16 false"
+STUDENT = "--max_queries 8 --num_negatives 2 --per_device_train_batch_size 4 --num_train_epochs 1 --mixed_precision no"
 
 # Recipes one after the other in one process, as they would run in one each; `{NAME}` stands for what came out before.
 RECIPES = """

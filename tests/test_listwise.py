@@ -98,7 +98,7 @@ def test_a_warm_start_learns_the_retrievers_order_without_judgements(tiny_model,
 
 
 def test_a_warm_start_learns_another_ranker_s_scores_of_unlabelled_pairs(tiny_model, tmp_path):
-    options = {"objective": "ranker", "teacher": "old", "temperature": 1.0, "num_train_epochs": 4}
+    options = {"objective": "ranker", "teacher_ranking": "old", "teacher_temperature": 1.0, "num_train_epochs": 4}
     trained = trainer(tiny_model, str(tmp_path), **options, **BATCHES)
     groups = trained.train_dataset
     for row in groups.rows:
@@ -110,7 +110,7 @@ def test_a_warm_start_learns_another_ranker_s_scores_of_unlabelled_pairs(tiny_mo
     assert item["labels"] == [scores[document] for document in item["documents"]] and len(item["labels"]) == 5
     trained.train()
     assert losses(trained)[-1] < losses(trained)[0]
-    groups.config.teacher = "new"
+    groups.config.teacher_ranking = "new"
     with pytest.raises(InputError, match="hold no scores of a teacher 'new'; choices: old"):
         groups[(0, 3)]
 
@@ -198,7 +198,7 @@ def test_matmul_attention_has_the_gradient_of_pytorch_s():
     [
         ({"policy": "onion"}, "choices: union"),
         ({"objective": "loss"}, "no objective 'loss'; choices: labels, retrievers, ranker"),
-        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0"),
         ({"num_negatives": 0}, "num_negatives is 0"),
         ({"mixed_precision": "half"}, "choices: auto, no, bf16, fp16"),
     ],
@@ -217,7 +217,7 @@ def test_defaults_are_the_paper_s():
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_labels_and_teacher_share_the_loss(tiny_model, tmp_path, weight):
-    options = {"objective": "ranker", "teacher": "old", "temperature": 2.0, "label_weight": weight}
+    options = {"objective": "ranker", "teacher_ranking": "old", "teacher_temperature": 2.0, "label_weight": weight}
     trained = trainer(tiny_model, str(tmp_path), **options, **BATCHES)
     groups = trained.train_dataset
     for row in groups.rows:

@@ -43,7 +43,7 @@ def retriever(kind, folder, length=None):
 
 
 def settings(length):
-    return training.RetrieverTraining(bf16=False, max_length=length or 32, head_steps=0)
+    return training.RetrieverTraining(mixed_precision="no", max_length=length or 32, head_steps=0)
 
 
 def pretrained(folder, length=None):
@@ -235,7 +235,9 @@ def diverging_pretraining(model, folder, **options):
 
 def diverging_retriever(kind, model, folder, logging_steps=1, **_):
     given = {"num_train_epochs": 4, "num_negatives": 1, "per_device_train_batch_size": 2, "learning_rate": 1e30}
-    chosen = training.RetrieverTraining(bf16=False, max_length=16, head_steps=0, logging_steps=logging_steps, **given)
+    chosen = training.RetrieverTraining(
+        mixed_precision="no", max_length=16, head_steps=0, logging_steps=logging_steps, **given
+    )
     words = "cat dog bird fish tree river stone house".split()
     columns = {"query": words, "positive": [f"the {w}" for w in words], "negative_1": [f"no {w}" for w in words]}
     load = {"dense": LOADERS["dense to train"], "splade": LOADERS["splade to train"]}[kind]

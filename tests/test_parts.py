@@ -70,7 +70,7 @@ def test_finished_parts_are_not_searched_again(tmp_path):
 def sparse_model(tiny_model, tmp_path_factory):
     from r2anker_hf.retrievers.training import RetrieverTraining, load_splade
 
-    settings = RetrieverTraining(max_length=64, head_steps=60, bf16=False)
+    settings = RetrieverTraining(max_length=64, head_steps=60, mixed_precision="no")
     folder = tmp_path_factory.mktemp("splade")
     passages = ["return the list of values", "the name of a file", "raise an error", "class and method"]
     load_splade(tiny_model, None, settings, passages.__getitem__, 4).save_pretrained(

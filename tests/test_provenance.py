@@ -46,6 +46,54 @@ def test_a_stage_with_former_names_is_published_under_todays(tmp_path):
     }
 
 
+# The options of teachers as they were called before, and as a card states them; other options leave them alone.
+FORMER = {
+    "a ranker taught by a ranker": (
+        {"freeze_embeddings": True, "objective": "ranker", "teacher": "big", "temperature": 0.25},
+        {"objective": "ranker", "freeze_embeddings": True, "teacher_ranking": "big", "teacher_temperature": 0.25},
+    ),
+    "a warm start": (
+        {"freeze_embeddings": True, "objective": "retrievers", "teacher": "teacher", "temperature": 0.5},
+        {"objective": "retrievers", "freeze_embeddings": True, "teacher_temperature": 0.5},
+    ),
+    "a ranker of judgements": (
+        {"freeze_embeddings": True, "objective": "labels", "teacher": "teacher", "temperature": 0.5},
+        {"objective": "labels", "freeze_embeddings": True},
+    ),
+    "a distilled retriever": (
+        {
+            **{"contrastive_weight": 0.5, "objective": "kl", "teacher": "/home/me/ranker", "teacher_name": "big"},
+            **{"temperature": 0.05, "teacher_temperature": 2.0},
+        },
+        {
+            **{"loss": "kl", "temperature": 0.05, "teacher_ranking": "big", "teacher_temperature": 2.0},
+            "contrastive_weight": 0.5,
+        },
+    ),
+    "a retriever without a teacher": (
+        {
+            **{"contrastive_weight": 0.0, "objective": "contrastive", "teacher": None, "teacher_name": "teacher"},
+            **{"temperature": 0.05, "teacher_temperature": 1.0},
+        },
+        {"loss": "contrastive", "temperature": 0.05},
+    ),
+    "a retriever": (
+        {"head_steps": 300, "temperature": 0.05, "bf16": False},
+        {"head_steps": 300, "temperature": 0.05, "mixed_precision": "no"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FORMER)
+def test_a_training_of_a_former_version_is_published_in_the_words_of_today(kind, tmp_path):
+    config, expected = FORMER[kind]
+    assert published(tmp_path, config) == expected
+    assert (
+        published(tmp_path, {**expected, **{key: config[key] for key in ("contrastive_weight",) if key in config}})
+        == expected
+    )
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_is_published_is_an_option_of_a_training(name):
     assert name in {field.name for stage in TRAININGS for config in configs(stage) for field in fields(config)}

@@ -13,7 +13,7 @@ from published_toy import recipe
 from safetensors.torch import load_file
 
 from r2anker_hf.collection.collection import load_collection
-from r2anker_hf.config import parse_config
+from r2anker_hf.config import parse_config, whole
 from r2anker_hf.evaluation.measures import evaluate_run, means
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.suspects import with_suspects
@@ -48,8 +48,8 @@ STAGE_OF |= {"score_dev": "score"}
 STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever", "distil_splade": "distil"}
 STAGE_OF |= {f"publish_{kind}": "publish" for kind in ("negatives", "ranker", "retriever")}
 IMPORTED = {
-    "pretrain": "PretrainingConfig",
-    "train_ranker": "ListwiseConfig",
+    "pretrain": "PretrainingOptions",
+    "train_ranker": "ListwiseOptions",
     "train_retriever": "RetrieverTraining",
     "distil": "DistillationTraining",
     "publish": "Stated",
@@ -68,7 +68,7 @@ def launch(command, **environment):
 def configs(stage):
     module = recipe(stage)
     own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == stage]
-    return [*own, getattr(module, IMPORTED[stage])] if stage in IMPORTED else own
+    return [*own, whole(getattr(module, IMPORTED[stage]))] if stage in IMPORTED else own
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path):
 @pytest.mark.parametrize("retriever, names", [("dense", ["D1", "D2"]), ("splade", ["L0", "L1", "L2"])])
 def test_a_retriever_is_trained_in_two_stages_and_retrieves(retriever, names, tiny_model, tmp_path):
     sizes = "passages=60 test=20 dev=10"
-    training = "--bf16 false --max_length 32 --num_train_epochs 1 --num_negatives 1 --head_steps 5"
+    training = "--mixed_precision no --max_length 32 --num_train_epochs 1 --num_negatives 1 --head_steps 5"
     common = ["--collection", "apidocs", "--retriever", retriever, *training.split()]
     common += ["--collection_options", *sizes.split()]
     out = tmp_path / "out"
@@ -241,7 +241,7 @@ def test_stage_2_starts_where_it_is_told(stage2_from, toy, tiny_model, tmp_path)
     folder, collection = toy
     module, out = recipe("train_retriever"), tmp_path / "out"
     options = [*collection, "--model", tiny_model, "--negatives", folder / "negatives", "--num_train_epochs", 1]
-    options += ["--max_length", 16, "--num_negatives", 1, "--learning_rate", 1e-3, "--bf16", "false"]
+    options += ["--max_length", 16, "--num_negatives", 1, "--learning_rate", 1e-3, "--mixed_precision", "no"]
     options += ["--output_dir", out] + (["--stage2_from", "base"] if stage2_from == "base" else [])
     run_here("train_retriever", *options)
     config, training = parse_config(*configs("train_retriever"), args=[str(option) for option in options])
@@ -258,7 +258,7 @@ def test_stage_2_starts_where_it_is_told(stage2_from, toy, tiny_model, tmp_path)
 @pytest.mark.parametrize("retriever", ["dense", "splade"])
 def test_a_ranker_s_scores_are_distilled_into_a_retriever_that_retrieves(retriever, toy, tiny_model, tmp_path):
     folder, collection = toy
-    options = ["--retriever", retriever, "--model", tiny_model, "--bf16", "false", "--max_length", 32]
+    options = ["--retriever", retriever, "--model", tiny_model, "--mixed_precision", "no", "--max_length", 32]
     options += ["--num_negatives", 3, "--num_train_epochs", 2, "--head_steps", 5, "--depth", 8]
     taught, asked = tmp_path / "taught", tmp_path / "asked"
     run_here(
@@ -309,7 +309,7 @@ def test_a_killed_distillation_ends_with_the_weights_of_one_that_was_not(toy, ti
 
     folder, _ = toy
     options = ["--negatives", folder / "negatives", "--teacher", folder / "ranker", "--model", tiny_model]
-    options += ["--bf16", "false", "--max_length", 32, "--num_negatives", 3, "--depth", 8]
+    options += ["--mixed_precision", "no", "--max_length", 32, "--num_negatives", 3, "--depth", 8]
     run_here("distil", *options, "--output_dir", tmp_path / "whole")
     step, done = SentenceTransformerTrainer.training_step, []
 
@@ -343,7 +343,7 @@ def test_pseudo_queries_warm_a_ranker_by_the_retrievers_and_another_by_the_first
     assert json.loads((tmp_path / "warm" / "trainer_state.json").read_text())["global_step"] == 2  # 8 queries, by 4
     teach = ["--negatives", tmp_path / "unlabelled", "--split", "pseudo.20", "--ranker", tmp_path / "warm"]
     run_here("teach", *teach, "--output_dir", tmp_path / "taught")
-    options = ["--negatives", tmp_path / "taught", "--objective", "ranker", "--temperature", 1.0]
+    options = ["--negatives", tmp_path / "taught", "--objective", "ranker", "--teacher_temperature", 1.0]
     run_here("train_ranker", *training, *options, "--output_dir", tmp_path / "student")
     assert CrossEncoderRanker.from_pretrained(tmp_path / "student", device="cpu").score([("cat", "dog")]).size == 1
 
@@ -400,7 +400,7 @@ def test_fresh_weights_can_have_the_collection_s_own_vocabulary(toy, tiny_model,
 
 def test_distillation_without_scores_says_what_is_missing(toy, tiny_model, tmp_path):
     folder, _ = toy
-    options = ["--model", tiny_model, "--bf16", "false", "--output_dir", tmp_path / "x"]
+    options = ["--model", tiny_model, "--mixed_precision", "no", "--output_dir", tmp_path / "x"]
     with pytest.raises(InputError, match="hold no scores of a teacher 'teacher'; choices: none"):
         run_here("distil", "--negatives", folder / "negatives", *options)
 
@@ -563,7 +563,7 @@ def kept(toy, tiny_model, tmp_path_factory):
 def test_a_curve_has_the_figure_of_every_ranker_that_was_kept(kept, tmp_path, monkeypatch):
     out, collection = kept
     first = out / "bm25" / "run.trec"
-    options = [*collection, "--ranker", out / "ranker", "--first_stage", first, "--teacher", first, "--depth", 6]
+    options = [*collection, "--ranker", out / "ranker", "--first_stage", first, "--teacher_run", first, "--depth", 6]
     options += ["--rankers", f"40={out / 'ranker'}", "--runs", f"other={first}", "--measure", "MRR@10"]
     rerank, done = CrossEncoderRanker.rerank, []
 
@@ -674,7 +674,7 @@ def test_help_says_what_the_recipe_does(stage):
             "/nowhere/at/all: no such folder",
         ),
         ("teach.py --negatives /nowhere/at/all --ranker x --output_dir OUT", "no such folder"),
-        ("distil.py --negatives x --model y --objective kd --output_dir OUT", "margin_mse"),
+        ("distil.py --negatives x --model y --loss kd --output_dir OUT", "margin_mse"),
         ("pretrain.py --collection apidocs --model /nowhere/at/all --output_dir OUT", "nowhere"),
         ("fuse.py --runs a=gone.trec b=gone.trec --output_dir OUT", "gone.trec: no such file"),
         ("curve.py --collection apidocs --first_stage x --output_dir OUT", "give --ranker FOLDER, --rankers PAIRS="),

@@ -14,7 +14,7 @@ from r2anker_hf.retrievers.training import (
     write_tuples,
 )
 
-SMALL = {"max_length": 32, "per_device_train_batch_size": 4, "bf16": False, "logging_steps": 1}
+SMALL = {"max_length": 32, "per_device_train_batch_size": 4, "mixed_precision": "no", "logging_steps": 1}
 
 
 def row(number, positives=("p",), **lists):

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,6 +50,28 @@ def test_a_broken_stage_leaves_nothing_that_looks_finished_and_goes_on(tmp_path)
     assert not (tmp_path / "out").exists()
     run_stage(Config(), tmp_path / "out", {}, goes_on)
     assert (tmp_path / "out" / "run.trec").exists() and len(list(tmp_path.iterdir())) == 1
+
+
+@dataclass
+class Renamed:
+    top_n: int = field(default=3, metadata={"formerly": "depth"})
+    seed: int = 42
+
+
+def test_a_stage_that_was_begun_or_finished_under_former_names_is_the_same_stage(tmp_path):
+    def breaks(folder):
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        run_stage(Config(depth=5), tmp_path / "out", {}, breaks)
+    (rest,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (rest / "shard-0").write_text("kept")
+    run_stage(Renamed(top_n=5), tmp_path / "out", {}, write)
+    assert (tmp_path / "out" / "shard-0").exists()
+    run_stage(Config(), tmp_path / "old", {}, write)
+    run_stage(Renamed(), tmp_path / "old", {}, pytest.fail)
+    with pytest.raises(InputError, match="another configuration"):
+        run_stage(Renamed(top_n=4), tmp_path / "old", {}, pytest.fail)
 
 
 def test_another_configuration_does_not_go_on_from_the_rest(tmp_path):

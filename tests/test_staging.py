@@ -167,7 +167,7 @@ def test_a_ranker_names_its_teacher_by_id_and_revision(finished, tiny_model, tmp
     run("teach", "TeachingConfig", negatives=finished / "negatives", ranker=ranker, depth=5, output_dir=taught)
     options = {"negatives": taught, "model": tiny_model, "objective": "ranker", "max_steps": 1, "num_negatives": 1}
     options |= {"use_cpu": "true", "mixed_precision": "no", "report_to": "none", "output_dir": tmp_path / "ranker"}
-    run("train_ranker", "RankerConfig ListwiseConfig", **options)
+    run("train_ranker", "RankerConfig ListwiseOptions", **options)
     by_hash = {"ranking": "teacher", "name": ranker.name, "revision": digest_of(ranker)}
     for number, (stated, expected) in enumerate(
         [(None, by_hash), (f"owner/big@{COMMIT}", {"ranking": "teacher", "name": "owner/big", "revision": COMMIT})]
@@ -176,7 +176,7 @@ def test_a_ranker_names_its_teacher_by_id_and_revision(finished, tiny_model, tmp
             taught_by(taught, tmp_path / "ranker", stated)
         folder = stage("ranker", tmp_path / "ranker", "me/toy", into=tmp_path / f"staged{number}").folder
         record = json.loads((folder / "provenance.json").read_text())
-        assert record["teachers"] == [expected] and record["stages"][-1]["settings"]["teacher"] == "teacher"
+        assert record["teachers"] == [expected] and record["stages"][-1]["settings"]["teacher_ranking"] == "teacher"
         settings = record["negatives"]["splits"]["train"]["rankings"]["teacher"]["settings"]
         assert settings["scored_by"].startswith("sentence-transformers ")
         assert f"the scores of {expected['name']} ({expected['revision'][:12]}" in (folder / "README.md").read_text()

@@ -94,16 +94,16 @@ def test_where_nobody_looked_for_them_the_draw_is_refused():
 
 def drawn_for_training(made, folder, objective):
     settings = {"num_negatives": 50, "use_cpu": True, "mixed_precision": "no", "report_to": "none"}
-    settings |= {"objective": objective, "teacher": "ranker", "leave_out_suspects": True, "output_dir": "unused"}
+    settings |= {"objective": objective, "teacher_ranking": "ranker", "leave_out_suspects": True}
     examined = Examined(made, text, None, folder)
-    given = TrainingGroups(examined, str, ListwiseConfig(**settings))
+    given = TrainingGroups(examined, str, ListwiseConfig(output_dir="unused", **settings))
     return {row["query_id"]: given[(0, index)]["documents"] for index, row in enumerate(made)}
 
 
 def drawn_for_a_retriever(made, folder):
     from datasets import Dataset
 
-    settings = RetrieverTraining(num_negatives=4, num_train_epochs=3, leave_out_suspects=True, bf16=False)
+    settings = RetrieverTraining(num_negatives=4, num_train_epochs=3, leave_out_suspects=True, mixed_precision="no")
     write_tuples(made, text, settings, folder / "tuples.arrow")
     found = {row["query_id"]: [] for row in made}
     for row in Dataset.from_file(str(folder / "tuples.arrow")):

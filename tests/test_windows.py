@@ -175,8 +175,8 @@ SHORT = {"max_length": 12, "max_windows": 3, "per_device_train_batch_size": 8, "
 OBJECTIVES = {
     "labels": {},
     "retrievers": {"objective": "retrievers"},
-    "ranker": {"objective": "ranker", "teacher": "old", "temperature": 2.0},
-    "ranker and labels": {"objective": "ranker", "teacher": "old", "label_weight": 0.25},
+    "ranker": {"objective": "ranker", "teacher_ranking": "old", "teacher_temperature": 2.0},
+    "ranker and labels": {"objective": "ranker", "teacher_ranking": "old", "label_weight": 0.25},
 }
 PATHS = {
     "plain": {},
@@ -225,7 +225,7 @@ def test_the_gradient_is_that_of_the_maximum_written_out(tiny_model, tmp_path, o
     if objective == "labels":
         expected = softmax_cross_entropy(scores, batch["labels"], batch["mask"]).mean()
     else:
-        expected = kl_divergence(scores, batch["labels"], batch["mask"], args.temperature).mean()
+        expected = kl_divergence(scores, batch["labels"], batch["mask"], args.teacher_temperature).mean()
         judged = softmax_cross_entropy(scores, batch["relevant"], batch["mask"]).mean() if args.label_weight else 0.0
         expected = (1 - args.label_weight) * expected + args.label_weight * judged
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
@@ -309,7 +309,7 @@ def test_recipes_train_choose_and_rerank_by_windows(finished, tmp_path, monkeypa
         "save_strategy": "steps",
         "save_steps": 1,
     }
-    run("train_ranker", "RankerConfig ListwiseConfig", **options, report_to="none", mixed_precision="no")
+    run("train_ranker", "RankerConfig ListwiseOptions", **options, report_to="none", mixed_precision="no")
     assert seen == [3]  # what chose the checkpoint
     common = {"ranker": tmp_path / "ranker", "collection": finished / "toy", "depth": 4}
     common["first_stage"] = finished / "test" / "bm25" / "run.trec"

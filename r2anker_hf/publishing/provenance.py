@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..collection.collection import load_collection
-from ..config import CONFIG_FILE, former_names, with_names_of_today
+from ..config import CONFIG_FILE, with_names_of_today
 from ..files import read_json, read_yaml, sha256_file
 from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name, read_manifest
 from ..negatives.card import AUDIT_FILE
 from ..negatives.sampling import Sampling
+from ..rankers.options import ListwiseOptions
 from ..records import InputError
+from ..retrievers.options import DistillationTraining, RetrieverTraining
 from ..stage import PROVENANCE_FILE, digest_of
 from .mixtures import is_recorded, recorded_sets, sets_of, splits_of, with_shares
 
@@ -30,7 +32,7 @@ AS_RECORDED = "-"  # of a set of candidates, among several that moved
 _OF_SAMPLING = {field.name: field for field in fields(Sampling) if "published" in field.metadata}
 # Of a stage's configuration: what decides the numbers. The rest is places, logging and the machine.
 SETTINGS = (
-    *("objective", "num_negatives", *_OF_SAMPLING),
+    *("objective", "loss", "num_negatives", *_OF_SAMPLING),
     *("negatives_split", "retriever", "stages", "split", "max_queries", "head_steps", "query_flops", "document_flops"),
     *(
         "max_length",
@@ -53,7 +55,7 @@ SETTINGS = (
         "max_steps",
     ),
     *("mixed_precision", "bf16", "held_out", "dev_split", "dev_measure", "dev_depth", "seed", "stage2_from"),
-    *("teacher", "teacher_name", "teacher_dtype", "teacher_temperature", "contrastive_weight"),
+    *("teacher_ranking", "teacher_dtype", "teacher_temperature", "contrastive_weight"),
     *("whole_words", "mixture_weights", "mixture_temperature"),
 )
 _OF_SPLADE = ("head_steps", "query_flops", "document_flops")
@@ -62,8 +64,7 @@ _UNUSED: dict[str, Any] = {
     name: field.default for name, field in _OF_SAMPLING.items() if field.metadata["published"] == "if_set"
 }
 _UNUSED |= {"max_steps": -1, "lora_rank": 0, "negatives_split": ["train"]}
-_UNUSED |= {"teacher_name": "teacher", "teacher_temperature": 1.0, "contrastive_weight": 0.0}
-_UNUSED |= {"stage2_from": "stage1", "mixture_temperature": 1.0, "max_windows": 1}
+_UNUSED |= {"contrastive_weight": 0.0, "stage2_from": "stage1", "mixture_temperature": 1.0, "max_windows": 1}
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,21 @@ class Stage:
         hidden: tuple[str, ...] = _OF_SPLADE if self.config.get("retriever") == "dense" else ()
         hidden += ("bf16",) if "mixed_precision" in used else ()
         hidden += ("dev_split",) if "held_out" in used else ()
-        hidden += () if self.config.get("objective") == "ranker" else ("teacher",)  # elsewhere a place
+        hidden += _unread_of_teachers(self.config)
         settings = {key: self.config[key] for key in used if key not in hidden}
         return {
             **{key: self.record[key] for key in kept if key in self.record},
             "inputs": {name: _public_input(value) for name, value in self.record["inputs"].items()},
             "settings": {key: public_name(value) for key, value in settings.items()},
         }
+
+
+def _unread_of_teachers(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options of teachers that a training did not read: those of judgements only, and of fused first stages."""
+    if config.get("loss", "contrastive") != "contrastive" or config.get("objective") == "ranker":
+        return ()
+    fused = config.get("objective") == "retrievers"
+    return ("teacher_ranking",) if fused else ("teacher_ranking", "teacher_temperature")
 
 
 def read_stage(folder: str | Path) -> Stage:
@@ -99,9 +108,19 @@ def read_stage(folder: str | Path) -> Stage:
     folder = Path(folder)
     for place in (folder, folder.resolve().parent):
         if (place / PROVENANCE_FILE).is_file() and (place / CONFIG_FILE).is_file():
-            config = with_names_of_today(read_yaml(place / CONFIG_FILE), former_names(Sampling))
+            config = _of_today(read_yaml(place / CONFIG_FILE))
             return Stage(place, config, read_json(place / PROVENANCE_FILE, "inputs"))
     raise InputError(f"{folder / PROVENANCE_FILE}: no such file; give the folder that a recipe finished")
+
+
+def _of_today(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's options under the names of today; which they were before depends on the training."""
+    training: type = RetrieverTraining
+    if "contrastive_weight" in config:
+        training = DistillationTraining
+    elif "freeze_embeddings" in config:
+        training = ListwiseOptions
+    return with_names_of_today(config, training)
 
 
 def lineage(folder: str | Path) -> list[Stage]:
@@ -186,8 +205,8 @@ def _splits(stage: Stage, count: int) -> list[str]:
 
 
 def is_distilled(stage: Stage) -> bool:
-    """Whether it is a distillation: distil.py, and no other recipe, names the scores that it learns so."""
-    return "teacher_name" in stage.config
+    """Whether it is a distillation: distil.py, and no other recipe, has this option."""
+    return "contrastive_weight" in stage.config
 
 
 def _one_set(stage: Stage, given: str, recorded: str, stated: str | None, split: str) -> TrainingData:
@@ -259,10 +278,9 @@ def teachers_of(stage: Stage, negatives: Mapping[str, Any], stated: str | None =
 
 def _ranking_learned(stage: Stage) -> str | None:
     """What the learned scores are called in the candidates; None where judgements or first stages taught."""
-    objective = stage.config.get("objective")
     if is_distilled(stage):
-        return None if objective == "contrastive" else str(stage.config["teacher_name"])
-    return str(stage.config["teacher"]) if objective == "ranker" else None
+        return None if stage.config["loss"] == "contrastive" else str(stage.config["teacher_ranking"])
+    return str(stage.config["teacher_ranking"]) if stage.config.get("objective") == "ranker" else None
 
 
 def _ranker_given(stage: Stage, ranking: str, stated: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,6 @@ from ..models.precision import choose_precision
 from ..models.trainers import EpochSampler, keep_busy, use_one_gpu
 from ..negatives.candidates import Candidates
 from ..negatives.sampling import (
-    Sampling,
     draw_group,
     draw_positive,
     draw_scored,
@@ -41,6 +40,7 @@ from .groups import as_groups
 from .health import COLLAPSED, Health, training_flops
 from .lora import has_adapters, merged
 from .losses import kl_divergence, softmax_cross_entropy
+from .options import ListwiseOptions
 from .ranker import CrossEncoderRanker
 from .saving import save_files, save_ranker
 
@@ -48,72 +48,15 @@ from .saving import save_files, save_ranker
 # cache; a GPU wants to be filled.
 TOKENS_A_FORWARD = {"cpu": 4096}
 TOKENS_A_FORWARD_ELSEWHERE = 65536
-OBJECTIVES = ("labels", "retrievers", "ranker")
 GROUP_MEASURES = ("MRR@10", "nDCG@10")  # of the groups that `ListwiseTrainer.evaluate` scores
 
 
 @dataclass
-class ListwiseConfig(Sampling, TrainingArguments):
+class ListwiseConfig(ListwiseOptions, TrainingArguments):
     """Training arguments whose defaults are those of R2ANKER, appendix C."""
 
-    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate (appendix C)."})
-    per_device_train_batch_size: int = field(
-        default=12, metadata={"help": "Queries (groups) a device and step; the paper has 12 on one device."}
-    )
-    num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over the training queries (appendix C)."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: a share of all steps below 1, else steps."})
-    weight_decay: float = field(default=0.1, metadata={"help": "Weight decay (appendix C)."})
-    seed: int = field(default=42, metadata={"help": "Seed of order, negatives and dropout (appendix C)."})
-    num_negatives: int = field(default=40, metadata={"help": "Negatives a query and epoch (appendix C)."})
-    max_length: int = field(default=128, metadata={"help": "Tokens of a pair (appendix C)."})
-    freeze_embeddings: bool = field(
-        default=False, metadata={"help": "Keep the word embeddings as they are: faster, and gentler on small data."}
-    )
-    objective: str = field(
-        default="labels",
-        metadata={
-            "help": "labels (Eq. 5), or retrievers: a warm start that teaches a fresh ranker the retrievers' fused "
-            "scores, without judgements, where labelled queries are few; or ranker: another ranker's scores."
-        },
-    )
-    teacher: str = field(
-        default="teacher", metadata={"help": "Objective ranker: which of the candidates' rankings (see teach.py)."}
-    )
-    leave_out_positives: bool = field(
-        default=False,
-        metadata={"help": "A warm start on pseudo-queries: without the passages that these were cut out of."},
-    )
-    temperature: float = field(default=0.5, metadata={"help": "Of the scores that a warm start learns."})
-    label_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Objectives retrievers and ranker: the judgements' part of the loss, 0 to 1. Above 0 every group "
-            "holds a positive."
-        },
-    )
-    dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
-    mixed_precision: str = field(
-        default="auto", metadata={"help": "auto (the fastest on this machine), no, bf16 or fp16."}
-    )
-    memory_budget: float | None = field(
-        default=None,
-        metadata={
-            "help": "GiB a device for what the backward pass needs; a batch that needs more goes through a gradient "
-            "cache, in chunks that fit: any group size, the same gradients, a third more work. Default: no limit."
-        },
-    )
-    peak_tflops: float | None = field(
-        default=None, metadata={"help": "Peak of one device, for the log's mfu; known for usual GPUs."}
-    )
-    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
-    ddp_broadcast_buffers: bool | None = field(
-        default=False, metadata={"help": "Rankers have no buffers that training changes."}
-    )
-
     def __post_init__(self):
-        Sampling.__post_init__(self)
-        if self.objective not in OBJECTIVES:
-            raise InputError(f"no objective {self.objective!r}; choices: {', '.join(OBJECTIVES)}")
+        ListwiseOptions.__post_init__(self)
         chosen = choose_precision(self, self.mixed_precision)
         TrainingArguments.__post_init__(self)
         self.mixed_precision = chosen  # a launcher's configuration would otherwise win over `no`
@@ -193,10 +136,11 @@ class TrainingGroups(Dataset):
 
     def _teacher_scores(self, row: Mapping[str, Any]) -> dict[str, float]:
         rankings = {one["ranker"]: one for one in row.get("rankings") or ()}
-        if self.config.teacher not in rankings:
+        if self.config.teacher_ranking not in rankings:
             choices = ", ".join(rankings) or "none"
-            raise InputError(f"the candidates hold no scores of a teacher {self.config.teacher!r}; choices: {choices}")
-        ranking = rankings[self.config.teacher]
+            wanted = self.config.teacher_ranking
+            raise InputError(f"the candidates hold no scores of a teacher {wanted!r}; choices: {choices}")
+        ranking = rankings[self.config.teacher_ranking]
         return dict(zip(ranking["doc_ids"], ranking["scores"], strict=True))
 
 
@@ -349,7 +293,7 @@ class ListwiseTrainer(Trainer):
         if self.args.objective == "labels":
             return softmax_cross_entropy(scores, groups.labels, groups.mask).mean()
         weight = self.args.label_weight
-        loss = kl_divergence(scores, groups.labels, groups.mask, self.args.temperature).mean()
+        loss = kl_divergence(scores, groups.labels, groups.mask, self.args.teacher_temperature).mean()
         if not weight:
             return loss
         return (1 - weight) * loss + weight * softmax_cross_entropy(scores, groups.relevant, groups.mask).mean()

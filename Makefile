@@ -79,11 +79,15 @@ hub: install ## a Hub on this machine to publish to and load from, kept in HUB (
 	$(BIN)/python tests/hub_server.py --folder '$(HUB)' --port $(PORT)
 
 # Tests reach no network; tests/conftest.py sets the same, and doctests run without it.
-test test-all test-lowest doctest: export HF_HUB_OFFLINE := 1
-test test-all test-lowest doctest: export HF_DATASETS_OFFLINE := 1
-test test-all test-lowest doctest: export TOKENIZERS_PARALLELISM := false
+quick test test-all test-lowest doctest: export HF_HUB_OFFLINE := 1
+quick test test-all test-lowest doctest: export HF_DATASETS_OFFLINE := 1
+quick test test-all test-lowest doctest: export TOKENIZERS_PARALLELISM := false
 # Toy models gain nothing from threads, and lose much on a busy machine.
-test test-all test-lowest: export OMP_NUM_THREADS := 1
+quick test test-all test-lowest: export OMP_NUM_THREADS := 1
+
+.PHONY: quick
+quick: install ## the tests that train no model, within a minute of two cores
+	$(PYTEST) -n $(JOBS) --quick $(PYTEST_ARGS) tests
 
 .PHONY: test
 test: lint doctest ## linter, doctests and every test that is not slow

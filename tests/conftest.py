@@ -1,6 +1,7 @@
 """What every test shares: no network, a Hugging Face home of its own, a tiny model made on the spot, real data."""
 
 import atexit
+import json
 import os
 import shutil
 import string
@@ -21,6 +22,8 @@ os.environ.update(
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 import pytest  # noqa: E402
+from costs import QUICK, Costs  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORDS = """
@@ -29,6 +32,19 @@ WORDS = """
     number argument query passage document score rank index search model text key name path error type
     default true false red green blue cat dog bird fish tree river stone house bread water fire
 """.split()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="only the files of QUICK in tests/costs.py")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Costs(config))
+
+
+def pytest_ignore_collect(collection_path, config):
+    if config.getoption("quick") and collection_path.is_file() and collection_path.stem not in QUICK:
+        return True
 
 
 def pytest_collection_modifyitems(items):
@@ -44,16 +60,40 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory) -> Path:
+def once(tmp_path_factory):
+    """`once(name, make)`: a folder that `make(folder)` filled, and what it returned, as JSON keeps it.
+
+    The processes of one run share it: the first one to ask makes it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def once(name, make):
+        folder, told = root / name, root / f"{name}.json"
+        with FileLock(root / f"{name}.lock"):
+            if not told.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+                folder.mkdir()
+                told.write_text(json.dumps(make(folder)))
+        return folder, json.loads(told.read_text())
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def tiny_model(once) -> Path:
     """A BERT cross-encoder of 30,000 weights: a folder that every `from_pretrained` reads; do not write into it.
 
     The vocabulary holds `WORDS` and every printable ASCII character alone and as a continuation, so that only text
     of other scripts becomes [UNK]. The weights are wide, so that two pairs differ in score by far more than rounding.
     """
+    return once("tiny_model", save_tiny_model)[0]
+
+
+def save_tiny_model(folder: Path) -> None:
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
-    folder = tmp_path_factory.mktemp("tiny_model")
     characters = string.ascii_lowercase + string.digits + string.punctuation
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *WORDS]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
@@ -75,7 +115,6 @@ def tiny_model(tmp_path_factory) -> Path:
         model = BertForSequenceClassification(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -97,19 +136,16 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_model, tmp_path_factory) -> Path:
+def finished(tiny_model, once) -> Path:
     """A toy story, done by the recipes: collection, runs, negatives, ranker, report. Copy what you change."""
     from published_toy import finish
 
-    folder = tmp_path_factory.mktemp("finished")
-    finish(folder, tiny_model)
-    return folder
+    return once("finished", lambda folder: finish(folder, tiny_model))[0]
 
 
 @pytest.fixture(scope="session")
-def mixed(finished, tiny_model, tmp_path_factory) -> tuple[Path, list]:
+def mixed(finished, tiny_model, once) -> tuple[Path, list]:
     """A toy ranker of two collections, and how they were mixed (see `published_toy.mix`). Copy what you change."""
     from published_toy import mix
 
-    folder = tmp_path_factory.mktemp("mixed")
-    return folder, mix(folder, finished, tiny_model)
+    return once("mixed", lambda folder: mix(folder, finished, tiny_model))

@@ -2,13 +2,11 @@
 
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import entropy, pearsonr
+from scripts import script
 
 from r2anker_hf.collection.collection import Collection, Corpus
 from r2anker_hf.negatives.analysis import Divergence, discrete_kl, distribution, divergences, pearson
@@ -16,8 +14,6 @@ from r2anker_hf.negatives.candidates import Mining, write_corpus, write_manifest
 from r2anker_hf.negatives.sampling import RankedList
 from r2anker_hf.records import Document, InputError
 from r2anker_hf.run import Run
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def row(query_id="q", **rankings):
@@ -184,9 +180,8 @@ def test_recipe_writes_numbers_table_and_plots(tmp_path):
     write_corpus(tmp_path / "n", corpus)
     write_manifest(tmp_path / "n", [mining])
     values = ["bm25=0.39", "bm25,dense=0.40", "bm25,dense,splade=0.41"]
-    command = [sys.executable, "recipes/analyse.py", "--negatives", str(tmp_path / "n"), "--values", *values]
-    command += ["--rankers", "bm25,dense=trained", "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    options = ["--values", *values, "--rankers", "bm25,dense=trained", "--output_dir", tmp_path / "out"]
+    done = script("recipes/analyse.py", "--negatives", tmp_path / "n", *options)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "out/analysis.json").read_text())
     assert len(found["generators"]) == 7 and found["generators"]["bm25"]["kl"]["mean"] == 0

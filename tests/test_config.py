@@ -2,14 +2,13 @@
 
 import dataclasses
 import errno
-import subprocess
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import yaml
+from scripts import script
 
 from r2anker_hf.config import former_names, parse_config, run_recipe, save_config, with_names_of_today
 from r2anker_hf.records import InputError
@@ -332,8 +331,8 @@ def test_an_ordinary_failure_is_one_line_and_exit_code_2(capsys, error, line):
 
 
 def test_a_recipe_as_a_script(tmp_path):
-    script = tmp_path / "recipe.py"
-    script.write_text(
+    path = tmp_path / "recipe.py"
+    path.write_text(
         '"""Count to depth."""\n'
         "from dataclasses import dataclass\n"
         "from r2anker_hf.config import run_recipe\n"
@@ -342,11 +341,7 @@ def test_a_recipe_as_a_script(tmp_path):
         'if __name__ == "__main__":\n    run_recipe(main)\n'
     )
 
-    def run(*args):
-        command = [sys.executable, str(script), *args]
-        return subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(REPOSITORY)})
-
-    good, bad, usage = run("--depth", "3"), run("--depth", "x"), run("--help")
+    good, bad, usage = script(path, "--depth", 3), script(path, "--depth", "x"), script(path, "--help")
     assert (good.returncode, good.stdout) == (0, "[0, 1, 2]\n")
     assert (bad.returncode, bad.stderr) == (
         2,

@@ -2,16 +2,15 @@
 
 import copy
 import gzip
-import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published_toy import recipe
+from scripts import script
 
 from r2anker_hf.collection.collection import Collection, Corpus, load_collection
 from r2anker_hf.names import checked_id
@@ -334,7 +333,7 @@ def test_mining_refuses_names_and_ids_at_the_door(candidates, use):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "options"),
+    ("stage", "options"),
     [
         ("import_negatives", {"file": "x.jsonl", "form": "triplet", "split": "../../x"}),
         ("teach", {"negatives": "n", "ranker": "r", "teacher_ranking": "../x"}),
@@ -342,11 +341,9 @@ def test_mining_refuses_names_and_ids_at_the_door(candidates, use):
         *(("mine", {"collection": "apidocs", "runs": {}, use: {"a b": "r"}}) for use in ("dev_runs", "constraints")),
     ],
 )
-def test_recipes_refuse_names_before_they_work(recipe, options):
-    module = recipe_module(recipe)
-    config = next(
-        value for name, value in vars(module).items() if name.endswith("Config") and value.__module__ == recipe
-    )
+def test_recipes_refuse_names_before_they_work(stage, options):
+    values = vars(recipe(stage)).items()
+    config = next(value for name, value in values if name.endswith("Config") and value.__module__ == stage)
     with pytest.raises(InputError, match="is no name of 1 to 100"):
         config(output_dir="out", **options)
 
@@ -379,36 +376,22 @@ def test_cross_encoder_trainer_of_sentence_transformers_trains_on_it(candidates,
     assert any(not (weights == before[name]).all() for name, weights in model.model.state_dict().items())
 
 
-def run_recipe(name, *options):
-    command = [sys.executable, f"recipes/{name}.py", *options]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-
-
 def test_recipes_export_and_import(folder, candidates, tmp_path):
     options = ["--policy", "quota", "--shares", "bm25=1", "dense=2", "--num_negatives", "3"]
-    done = run_recipe(
-        "export", "--negatives", str(folder), "--form", "tevatron", *options, "--output_dir", str(tmp_path / "out")
-    )
+    options += ["--form", "tevatron", "--output_dir", tmp_path / "out"]
+    done = script("recipes/export.py", "--negatives", folder, *options)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = read(tmp_path / "out/tevatron.jsonl")
     sampling = Sampling("quota", shares={"bm25": 1.0, "dense": 2.0})
     assert [one["docid"] for one in rows[5]["negative_passages"]] == drawn(candidates, 5, 3, sampling)[1]
-    path = str(tmp_path / "out/tevatron.jsonl")
-    done = run_recipe("import_negatives", "--file", path, "--form", "tevatron", "--output_dir", str(tmp_path / "back"))
+    options = ["--file", tmp_path / "out/tevatron.jsonl", "--form", "tevatron", "--output_dir", tmp_path / "back"]
+    done = script("recipes/import_negatives.py", *options)
     assert done.returncode == 0 and "runs: negatives" in done.stdout, done.stderr[-2000:]
-    done = run_recipe("export", "--negatives", str(folder), "--form", "onion", "--output_dir", str(tmp_path / "x"))
+    done = script("recipes/export.py", "--negatives", folder, "--form", "onion", "--output_dir", tmp_path / "x")
     assert done.returncode == 2 and "error: no export form 'onion'" in done.stderr
-
-
-def recipe_module(name):
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", ["export", "import_negatives"])
 def test_a_recipe_names_every_form(name):
     for form in (*FORMS, "trec", "pool") if name == "export" else READERS:
-        assert form in recipe_module(name).__doc__
+        assert form in recipe(name).__doc__

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from pages import REPOSITORY, snippets
+from scripts import script
 from test_recipes import configs
 
 from r2anker_hf.collection.collection import load_collection
@@ -34,18 +35,26 @@ def test_python(tiny_model, tmp_path, monkeypatch, capsys):
     assert len(bm25.split()) == len(measured.split())
 
 
-def test_commands(tiny_model, tmp_path):
+def test_commands(tiny_model, tmp_path, monkeypatch):
     for split in ("train", "test"):
         load_collection("apidocs", split, passages=80, test=12, dev=4).write_beir(tmp_path / "mydata")
     (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
     (snippet,) = (block for block in snippets(START, "bash") if "recipes/score.py" in block)
-    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    # accelerate finds no configuration of ours and starts one process on whatever there is
-    environment = {**os.environ, "PATH": path, "MODEL": str(tiny_model), "RETRIEVER": str(tiny_model)}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", snippet], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
+    monkeypatch.setenv("MODEL", str(tiny_model))
+    monkeypatch.setenv("RETRIEVER", str(tiny_model))
+    echo = 'python() { echo "$@"; }; accelerate() { echo accelerate "$@"; }\n'  # what they are given, line by line
+    told = subprocess.run(["bash", "-euo", "pipefail", "-c", echo + snippet], capture_output=True, text=True)
+    launched = []
+    for line in told.stdout.splitlines():
+        words = line.removeprefix("accelerate launch ").split()
+        if words[0] == "recipes/rerank.py":  # the only one by accelerate, which finds no configuration of ours
+            launched = line.split()
+            done = subprocess.run(launched, cwd=tmp_path, capture_output=True, text=True)
+        else:
+            done = script(*words, folder=tmp_path)
+        assert done.returncode == 0, done.stderr[-4000:]
+    assert launched[:2] == ["accelerate", "launch"]
     assert "ranker against bm25, MRR@10:" in done.stdout
     assert (tmp_path / "out/report/report.html").exists()
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from published_toy import recipe
 from safetensors.torch import load_file
+from scripts import script
 
 from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.config import parse_config, whole
@@ -71,15 +72,19 @@ def configs(stage):
     return [*own, whole(getattr(module, IMPORTED[stage]))] if stage in IMPORTED else own
 
 
-@pytest.fixture(scope="module")
-def story(tiny_model, tmp_path_factory):
+@pytest.fixture(scope="session")
+def story(tiny_model, once):
     """recipes/run.sh nano at toy size, run once."""
-    out = tmp_path_factory.mktemp("story") / "nano"
     training = "--max_steps 4 --per_device_train_batch_size 4 --num_negatives 3 --use_cpu true --mixed_precision no"
-    environment = {"OUT": out, "MODEL": tiny_model, "RETRIEVER": tiny_model, "COMMON": SIZES, "TRAINING": training}
-    done = launch(["bash", "recipes/run.sh", "nano"], **environment)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return out, done.stdout, environment
+    environment = {"MODEL": tiny_model, "RETRIEVER": tiny_model, "COMMON": SIZES, "TRAINING": training}
+
+    def run(folder):
+        done = launch(["bash", "recipes/run.sh", "nano"], **environment, OUT=folder / "nano")
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout
+
+    folder, printed = once("story", run)
+    return folder / "nano", printed, environment | {"OUT": folder / "nano"}
 
 
 def test_the_story_ends_with_a_table_and_a_report(story):
@@ -160,10 +165,15 @@ def test_dev_queries_choose_how_test_runs_are_fused(story):
 
 
 def test_a_second_run_does_nothing_twice(story):
+    """`echo` in place of python, and each of the commands in this process."""
     out, _, environment = story
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    done = launch(["bash", "recipes/run.sh", "nano"], **environment)
-    assert done.returncode == 0 and done.stdout.count("finished before") == 16
+    done = launch(["bash", "recipes/run.sh", "nano"], **environment, LAUNCH="echo")
+    commands = [line.split() for line in done.stdout.splitlines() if line.startswith(f"{RECIPES}/")]
+    assert len(commands) == 16
+    for command in commands:
+        again = script(*command)
+        assert again.returncode == 0 and again.stdout.count("finished before") == 1, command
     assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 
@@ -189,7 +199,7 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path):
     command = (
         f"recipes/retrieve.py --collection apidocs {SIZES} --retriever bm25 --dry_run --output_dir {tmp_path / 'x'}"
     )
-    done = launch([sys.executable, *command.split()])
+    done = script(*command.split())
     assert done.returncode == 0, done.stderr[-3000:]
     assert "read    150 passages" in done.stdout and "\nindex " in done.stdout and "\nmemory " in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -202,15 +212,14 @@ def test_a_retriever_is_trained_in_two_stages_and_retrieves(retriever, names, ti
     common = ["--collection", "apidocs", "--retriever", retriever, *training.split()]
     common += ["--collection_options", *sizes.split()]
     out = tmp_path / "out"
-    command = [sys.executable, "recipes/train_retriever.py", *common, "--model", str(tiny_model)]
-    done = launch([*command, "--output_dir", str(out)])
+    done = script("recipes/train_retriever.py", *common, "--model", tiny_model, "--output_dir", out)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, "runs", "config.yaml", "provenance.json"])
     assert {path.name for path in (out / "runs").iterdir()} == {"bm25", names[-2]}
     assert (out / names[-1] / "model.safetensors").read_bytes() != (out / names[-2] / "model.safetensors").read_bytes()
-    command = [sys.executable, "recipes/retrieve.py", "--collection", "apidocs", "--retriever", retriever]
-    command += ["--collection_options", *sizes.split(), "--model", str(out / names[-1]), "--depth", "5"]
-    done = launch([*command, "--output_dir", str(tmp_path / "run")])
+    options = ["--collection", "apidocs", "--retriever", retriever, "--collection_options", *sizes.split()]
+    options += ["--model", out / names[-1], "--depth", 5, "--output_dir", tmp_path / "run"]
+    done = script("recipes/retrieve.py", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(Run.read_trec(tmp_path / "run" / "run.trec")) == 20
 
@@ -221,18 +230,21 @@ def run_here(stage, *arguments):
     recipe(stage).main(*parsed)
 
 
-@pytest.fixture(scope="module")
-def toy(tiny_model, tmp_path_factory):
+@pytest.fixture(scope="session")
+def toy(tiny_model, once):
     """A small collection mined from two first stages, and a ranker with a head."""
-    folder, sizes = tmp_path_factory.mktemp("toy"), "passages=60 test=12 dev=4".split()
-    collection = ["--collection", "apidocs", "--collection_options", *sizes]
+    return once("toy", lambda folder: mined(folder, tiny_model))
+
+
+def mined(folder, tiny_model):
+    collection = ["--collection", "apidocs", "--collection_options", *"passages=60 test=12 dev=4".split()]
     for name, more in (("bm25", []), ("dense", ["--model", tiny_model])):
         options = [*collection, "--split", "train", "--retriever", name, *more, "--depth", 12]
         run_here("retrieve", *options, "--output_dir", folder / name)
     runs = [f"{name}={folder / name / 'run.trec'}" for name in ("bm25", "dense")]
     run_here("mine", *collection, "--runs", *runs, "--audit_queries", 0, "--output_dir", folder / "negatives")
     CrossEncoderRanker.from_pretrained(tiny_model, max_length=48).save_pretrained(folder / "ranker")
-    return folder, collection
+    return collection
 
 
 @pytest.mark.parametrize("stage2_from", ["stage1", "base"])
@@ -656,7 +668,7 @@ def test_a_training_ends_when_dev_gets_no_better(toy, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_says_what_the_recipe_does(stage):
-    done = launch([sys.executable, f"recipes/{stage}.py", "--help"])
+    done = script(f"recipes/{stage}.py", "--help")
     assert done.returncode == 0 and "--output_dir" in done.stdout
     assert recipe(stage).__doc__.splitlines()[0] in done.stdout
 
@@ -686,7 +698,7 @@ def test_help_says_what_the_recipe_does(stage):
 def test_bad_input_is_one_line_and_exit_code_two(command, message, tmp_path):
     name, *options = command.replace("OUT", str(tmp_path / "out")).split()
     sizes = SIZES.split() if "apidocs" in command else []
-    done = launch([sys.executable, "-W", "ignore", f"recipes/{name}", *options, *sizes])
+    done = script(f"recipes/{name}", *options, *sizes)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr[-2000:]
     assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
@@ -696,9 +708,8 @@ def test_published_figures_of_dl19(shared_data, tmp_path):
     pool = shared_data / "msmarco-dl19-pool"
     names = {"bm25": "BM25", "splade": "SPLADE_P_P_ENSEMBLE_DISTIL", "repllama": "REP_LLAMA"}
     runs = [f"{name}={pool / 'runs' / file}.trec" for name, file in names.items()]
-    qrels = str(pool / "qrels/test.official-full.tsv")
-    command = [sys.executable, "recipes/score.py", "--qrels", qrels, "--runs", *runs]
-    done = launch([*command, "--measures", "nDCG@10", "--output_dir", str(tmp_path / "report")])
+    options = ["--qrels", pool / "qrels/test.official-full.tsv", "--runs", *runs, "--measures", "nDCG@10"]
+    done = script("recipes/score.py", *options, "--output_dir", tmp_path / "report")
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     figures = {system["name"]: round(system["scores"]["nDCG@10"]["mean"], 4) for system in report["systems"]}

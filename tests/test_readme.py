@@ -10,6 +10,7 @@ from pages import REPOSITORY, snippets
 from scripts import script
 from test_recipes import configs
 
+from r2anker_hf.cli import _named
 from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.config import parse_config
 from r2anker_hf.rankers.ranker import CrossEncoderRanker
@@ -61,12 +62,13 @@ def test_commands(tiny_model, tmp_path, monkeypatch):
 
 def test_commands_of_the_hub_are_ones_that_the_recipes_take():
     """They run in test_hub_story.py."""
-    (snippet,) = (block for block in snippets(PUBLISHING, "bash") if "recipes/publish.py" in block)
+    (snippet,) = (block for block in snippets(PUBLISHING, "bash") if "--kind retriever" in block)
     lines = [line for line in snippet.replace("\\\n", " ").splitlines() if not line.startswith("#")]
-    assert "\nhub:" in (REPOSITORY / "Makefile").read_text(encoding="utf-8") and len(lines) == 4
+    assert "\nhub:" in (REPOSITORY / "Makefile").read_text(encoding="utf-8") and len(lines) == 5
     for line in lines:
-        stage, *args = shlex.split(line[line.index("recipes/") + len("recipes/") :])
-        parse_config(*configs(stage.removesuffix(".py")), args=args)
+        command = re.search(r"recipes/(\w+)\.py|r2anker (\S+)", line)
+        stage, args = (command[1] or command[2]).replace("-", "_"), shlex.split(line[command.end() :])
+        parse_config(*configs(stage), args=_named(stage, args))
 
 
 def test_the_two_commands_are_targets():

@@ -72,18 +72,27 @@ def configs(stage):
     return [*own, whole(getattr(module, IMPORTED[stage]))] if stage in IMPORTED else own
 
 
+def told(environment):
+    """What run.sh prints, with `echo` in place of python, and each of the commands run in this process."""
+    done = launch(["bash", "recipes/run.sh", "nano"], **environment, LAUNCH="echo")
+    assert done.returncode == 0, done.stderr
+    printed = []
+    for line in done.stdout.splitlines():
+        printed.append(line)
+        if line.startswith(f"{RECIPES}/"):
+            ran = script(*line.split())
+            assert ran.returncode == 0, line + ran.stderr[-4000:]
+            printed.append(ran.stdout)
+    return "\n".join(printed)
+
+
 @pytest.fixture(scope="session")
 def story(tiny_model, once):
-    """recipes/run.sh nano at toy size, run once."""
+    """recipes/run.sh nano at toy size, run once (a slow test of test_wheel.py has it run its commands itself)."""
     training = "--max_steps 4 --per_device_train_batch_size 4 --num_negatives 3 --use_cpu true --mixed_precision no"
     environment = {"MODEL": tiny_model, "RETRIEVER": tiny_model, "COMMON": SIZES, "TRAINING": training}
 
-    def run(folder):
-        done = launch(["bash", "recipes/run.sh", "nano"], **environment, OUT=folder / "nano")
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        return done.stdout
-
-    folder, printed = once("story", run)
+    folder, printed = once("story", lambda folder: told({**environment, "OUT": folder / "nano"}))
     return folder / "nano", printed, environment | {"OUT": folder / "nano"}
 
 
@@ -165,15 +174,9 @@ def test_dev_queries_choose_how_test_runs_are_fused(story):
 
 
 def test_a_second_run_does_nothing_twice(story):
-    """`echo` in place of python, and each of the commands in this process."""
     out, _, environment = story
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    done = launch(["bash", "recipes/run.sh", "nano"], **environment, LAUNCH="echo")
-    commands = [line.split() for line in done.stdout.splitlines() if line.startswith(f"{RECIPES}/")]
-    assert len(commands) == 16
-    for command in commands:
-        again = script(*command)
-        assert again.returncode == 0 and again.stdout.count("finished before") == 1, command
+    assert told(environment).count("finished before") == 16
     assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 

@@ -9,7 +9,7 @@ QUICK = {
     for name in (
         *("agreement", "apidocs", "audit", "bm25", "collator", "collection", "config", "costs", "evaluation"),
         *("fuse_recipe", "fusion", "holdout", "layers", "licences", "lint", "losses", "lowest", "lucene", "measures"),
-        *("names", "over_seeds", "planning", "pseudo_queries", "ranges", "report", "run", "types"),
+        *("names", "over_seeds", "planning", "pseudo_queries", "ranges", "report", "repository", "run", "types"),
     )
 }
 """The test files of `make quick`: no model is trained there."""

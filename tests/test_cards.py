@@ -9,6 +9,7 @@ from published_toy import run
 
 from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.evaluation.report import read_report
+from r2anker_hf.publishing.cards import EXAMPLE
 from r2anker_hf.publishing.golden import score_ranker
 from r2anker_hf.publishing.staging import Stated, stage
 from r2anker_hf.publishing.verify import check_folder
@@ -41,6 +42,7 @@ def test_metadata_is_what_the_hub_s_widgets_read(card, folder):
     assert one.metric_value == round(report.system("ranker").scores["MRR@10"].mean, 4)
     assert one.metric_args["queries"] == 22 and one.metric_args["first_stage"] == "bm25"
     assert (one.task_type, one.dataset_type, one.dataset_split) == ("text-ranking", "toy", "test")
+    assert data.to_dict()["widget"] == [EXAMPLE]
     assert "emissions" in data.to_dict()["co2_eq_emissions"] and "datasets" not in data.to_dict()
 
 
@@ -73,6 +75,12 @@ def test_what_a_reader_needs_is_said(card, folder):
         *("top 200", "Holm-corrected", "500 resamples", "candidates mined from toy"),
     ):
         assert said in card, said
+    glance = dict(re.findall(r"^- \*\*(\w+)\*\*: (.*)$", card, re.MULTILINE))
+    report = read_report(folder / "eval")
+    means = [report.system(name).scores["nDCG@10"].mean for name in ("ranker", "bm25")]
+    assert glance["Quality"] == f"nDCG@10 {means[0]:.4f} on toy, split test (bm25 {means[1]:.4f})."
+    assert glance["Size"] == f"29 thousand parameters, {(folder / 'model.safetensors').stat().st_size / 1e6:.3g} MB."
+    assert (glance["Languages"], glance["Licence"]) == ("en.", "cc-by-4.0.") and "Speed" not in glance
     for path in re.findall(r"!\[[^]]*\]\(([^)]*)\)", card):
         assert (folder / path).is_file()
     assert "{{" not in card and "{%" not in card and "None" not in card and "\n\n\n\n" not in card
@@ -115,24 +123,16 @@ def test_tables_are_whole(card):
 
 
 def test_the_snippets_run_and_agree(card, folder, capsys):
-    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert len(snippets) == 3
-    printed = []
+    texts, *snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(snippets) == 3 and all(len(snippet.splitlines()) == 3 for snippet in snippets)
+    assert max(len(line) for snippet in (texts, *snippets) for line in snippet.splitlines()) < 90
+    scores = score_ranker(folder, [("how do tides work", text) for text in EXAMPLE["sentences"]])
     for snippet in snippets:
-        exec(compile(snippet.replace("me/toy", str(folder)), "snippet", "exec"), {})
-        printed.append(capsys.readouterr().out)
-    pairs = [
-        ("how do tides work", text)
-        for text in ("The moon pulls the oceans towards it.", "Bread rises because yeast makes gas.")
-    ]
-    scores = score_ranker(folder, pairs)
-    ranked = {
-        int(n): float(s)
-        for n, s in re.findall(r"'corpus_id': (\d).*?'score': (?:np.float32\()?(-?[\d.]+)", printed[0])
-    }
-    assert [ranked[0], ranked[1]] == pytest.approx(list(scores), abs=1e-5)
-    for text in printed[1:]:
-        assert [float(x) for x in re.findall(r"-?\d+\.\d+", text)] == pytest.approx(list(scores), abs=1e-5)
+        exec(compile((texts + snippet).replace("me/toy", str(folder)), "snippet", "exec"), {})
+        printed = capsys.readouterr().out
+        found = [float(score) for score in re.findall(r"'score': (?:np.float32\()?(-?[\d.]+(?:e-\d+)?)", printed)]
+        places = [int(place) for place in re.findall(r"'corpus_id': (\d)", printed)] or [0, 1]
+        assert [found[places.index(0)], found[places.index(1)]] == pytest.approx(list(scores), abs=1e-5), printed
 
 
 def test_without_a_report_nothing_is_claimed(finished, tmp_path):
@@ -195,8 +195,9 @@ def test_the_retriever_card_and_its_snippets(retriever, tmp_path, capsys):
     assert data.pipeline_tag == "sentence-similarity" and "dense" in data.tags
     assert "33 queries of split `train`. Negatives: BM25's top documents, down to rank 200." in card
     found = []
-    for snippet in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
-        exec(compile(snippet.replace("me/toy-dense", str(folder)), "snippet", "exec"), {})
+    texts, *snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    for snippet in snippets:
+        exec(compile((texts + snippet).replace("me/toy-dense", str(folder)), "snippet", "exec"), {})
         found.append(capsys.readouterr().out)
     similarities = sorted(float(x) for x in re.findall(r"\d\.\d+", found[0]))
     assert similarities == pytest.approx(sorted(float(x) for x in re.findall(r"score=(\d\.\d+)", found[1])), abs=1e-4)

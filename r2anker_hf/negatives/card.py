@@ -140,6 +140,7 @@ def _grouped_bars(axes: Any, labels: Sequence[str], groups: Mapping[str, Sequenc
     axes.set_xticks(range(len(labels)), labels)
     axes.set_ylabel(unit)
     axes.margins(y=0.12)
+    axes.set_ylim(0, None if any(map(any, groups.values())) else 1)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 

@@ -45,13 +45,13 @@ def add_calibration(reranking: Path, model: Path, into: Path, precision: float, 
         InputError: it is no such folder, another ranker's, or of other limits than the ranker's; or as in `calibrate`.
     """
     path = reranking / "run.trec"
-    settings = read_yaml(reranking / CONFIG_FILE, "ranker", "collection", "split", "first_stage")
+    settings = read_yaml(reranking / CONFIG_FILE, "ranker", "collection", "split")
     if read_json(reranking / PROVENANCE_FILE, "inputs")["inputs"].get("ranker") != digest_of(model):
         raise InputError(f"{reranking}: was made by another ranker than {model}, or files there changed since")
     changed = [name for name in ("max_length", "max_windows", "prompt") if settings.get(name) is not None]
     if changed:
         raise InputError(f"{reranking}: was made with --{changed[0]}; rerank as the ranker was trained")
-    collection = load_collection(
+    collection: Any = load_collection(
         *(settings["collection"], settings["split"], settings.get("revision"), settings.get("use_titles", True)),
         **(settings.get("collection_options") or {}),
     )
@@ -69,9 +69,8 @@ def add_calibration(reranking: Path, model: Path, into: Path, precision: float, 
 def differences(folder: Path) -> list[str]:
     """A line for each number of config.json and provenance.json that the published run and judgements do not give."""
     stated, recorded = _stated(folder)
-    for file, found in ((CONFIG, stated), (PROVENANCE_FILE, recorded)):
-        if found is None:
-            return [f"{file}: states no calibration, but other files do"]
+    if stated is None or recorded is None:
+        return [f"{PROVENANCE_FILE if stated else CONFIG}: states no calibration, but other files do"]
     with tempfile.TemporaryDirectory() as scratch:
         run = Run.read_trec(unpack(folder / RUN_FILE, Path(scratch) / "run.trec"))
         qrels = read_judgements(folder, PLACE, Path(scratch))

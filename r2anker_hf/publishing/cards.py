@@ -14,7 +14,7 @@ from ..files import read_json, sha256_file
 from ..negatives.card import card_templates, draw_plots
 from ..stage import PROVENANCE_FILE
 from ..templates import markdown_cell, p_value, signed, template_folder
-from .evidence import Measured, measured_in
+from .evidence import Measured, int8_in, measured_in
 from .mixtures import sets_of
 from .provenance import COMMIT, PINNED
 
@@ -29,6 +29,11 @@ TAGS = {
     "splade": ["sentence-transformers", "sparse-encoder", "sparse", "splade", "r2anker"],
 }
 PIPELINES = {"ranker": "text-ranking", "dense": "sentence-similarity", "splade": "feature-extraction"}
+EXAMPLE = {
+    "example_title": "Tides",
+    "source_sentence": "how do tides work",
+    "sentences": ["The moon pulls the oceans.", "Yeast makes bread rise."],
+}
 _FAMILIES = {"nDCG": "ndcg", "MRR": "mrr", "R": "recall"}
 
 
@@ -48,13 +53,13 @@ class Table(NamedTuple):
 
 def write_card(folder: Path, kind: str) -> None:
     """Write README.md and its plots into a folder that has evidence and provenance."""
-    provenance, measured = read(folder)
+    provenance, measured, int8 = read(folder)
     for one, path in zip(measured, _results_plots(measured), strict=True):
         _draw_results(one.report, one.systems, folder / path)
     for mined, prefix in _prefixed(sets_of(provenance)):
         if mined["audit"]:
             _draw_audit(mined["audit"], folder, prefix)
-    (folder / CARD_FILE).write_text(render(kind, provenance, measured), encoding="utf-8")
+    (folder / CARD_FILE).write_text(render(kind, provenance, measured, int8), encoding="utf-8")
 
 
 def _results_plots(measured: Sequence[Measured]) -> list[str]:
@@ -79,7 +84,9 @@ def _draw_audit(audit: Mapping[str, Any], folder: Path, prefix: str) -> None:
                 target.write_bytes(path.read_bytes())
 
 
-def render(kind: str, provenance: Mapping[str, Any], measured: Sequence[Measured]) -> str:
+def render(
+    kind: str, provenance: Mapping[str, Any], measured: Sequence[Measured], int8: Measured | None = None
+) -> str:
     """The text of README.md."""
     sets = sets_of(provenance)
     return (
@@ -95,8 +102,13 @@ def render(kind: str, provenance: Mapping[str, Any], measured: Sequence[Measured
             mixture=mixture_table(sets).markdown() if len(sets) > 1 else "",
             origins=_origins(provenance).markdown(),
             calibration=calibration_table(provenance).markdown() if "calibration" in provenance else "",
+            quality=[_quality(one) for one in measured],
+            int8=int8_table(int8).markdown() if int8 else "",
+            int8_queries=len(int8.report.query_ids) if int8 else 0,
             settings=_settings(provenance["stages"]),
             short=_short,
+            count=_count,
+            megabytes=lambda size: f"{size / 1e6:.3g} MB",
         )
     )
 
@@ -158,6 +170,8 @@ def metadata(kind: str, provenance: Mapping[str, Any], measured: Sequence[Measur
         "pipeline_tag": PIPELINES[form],
         "datasets": list(dict.fromkeys(one["name"] for one in training_data(provenance) if _on_hub(one))) or None,
     }
+    if form != "splade":
+        options["widget"] = [EXAMPLE]
     bases = [one["name"] for one in (base, *_rankers(provenance)) if _on_hub(one)]
     if bases:
         options |= {"base_model": bases if bases[1:] else bases[0], "base_model_relation": "finetune"}
@@ -375,9 +389,23 @@ def calibration_table(provenance: Mapping[str, Any]) -> Table:
         "error of the plain sigmoid",
         f"threshold of precision {fit['precision']}",
     )
-    cells = (f"{fit['temperature']:.4f}", f"{fit['bias']:.4f}", f"{fit['expected_calibration_error']:.4f}")
-    cells += (f"{fit['uncalibrated_error']:.4f}", "none" if threshold is None else f"{threshold:.4f}")
+    numbers = ("temperature", "bias", "expected_calibration_error", "uncalibrated_error")
+    cells = [f"{fit[name]:.4f}" for name in numbers] + ["none" if threshold is None else f"{threshold:.4f}"]
     return Table((*header, "recall there"), ((*cells, "none" if recall is None else f"{recall:.4f}"),), words=0)
+
+
+def int8_table(measured: Measured) -> Table:
+    """What the int8 file gives in place of the float32 weights, over the same queries."""
+    report, (own, int8) = measured.report, measured.systems
+    rows = []
+    for measure in report.measures:
+        one = report.comparison(measure, own, int8)
+        assert one is not None
+        means = (f"{report.system(name).scores[measure].mean:.4f}" for name in (own, int8))
+        change = f"{signed(one.difference)} [{signed(one.low, 3)}, {signed(one.high, 3)}]"
+        rows.append((measure, *means, change, f"{one.wins} / {one.ties} / {one.losses}"))
+    header = ("measure", "float32", "int8", "difference, interval", "wins / ties / losses of int8")
+    return Table(header, tuple(rows))
 
 
 def enumerated(names: Sequence[str]) -> str:
@@ -405,6 +433,27 @@ def _short(revision: str | None) -> str:
     return f"{scheme}{colon}{digest[:12]}" if len(digest) > 12 else revision
 
 
+def _quality(measured: Measured) -> str:
+    """The model's first system in one sentence, beside what it has to beat."""
+    report, system = measured.report, measured.report.system(measured.systems[0])
+    measure = "nDCG@10" if "nDCG@10" in report.measures else report.measures[0]
+    rivals = [*free_fusions(measured.runs), *([system.first_stage.name] if system.first_stage else [])]
+    rivals = rivals or [one.name for one in report.systems if one is not system]
+    others = [f"{markdown_cell(one)} {report.system(one).scores[measure].mean:.4f}" for one in dict.fromkeys(rivals)]
+    where = f"{markdown_cell(report.collection.name)}, split {report.collection.split}"
+    beside = f" ({enumerated(others)})" if others else ""
+    return f"{measure} {system.scores[measure].mean:.4f} on {where}{beside}."
+
+
+def _count(number: int) -> str:
+    """A number of parameters as people say it.
+
+    >>> _count(29_000), _count(22_713_601)
+    ('29 thousand', '22.7 million')
+    """
+    return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number / 1e3:.0f} thousand"
+
+
 def _settings(stages: Sequence[Mapping[str, Any]]) -> str:
     """Settings as a table with one column a training; what all of them lack is left out."""
     names = list(dict.fromkeys(key for stage in stages for key in stage["settings"]))
@@ -429,8 +478,8 @@ def _draw_results(report: EvaluationReport, own: Sequence[str], path: Path) -> N
     for axes, measure in zip(panels[0], report.measures, strict=True):
         for place, system in enumerate(report.systems):
             one, colour = system.scores[measure], "#0072B2" if system.name in own else "#777777"
-            axes.plot([one.low, one.high], [place, place], color=colour, linewidth=2)
-            axes.plot(one.mean, place, "o", color=colour, markersize=7)
+            axes.plot([one.low, one.high], [place, place], color=colour, linewidth=2, clip_on=False)
+            axes.plot(one.mean, place, "o", color=colour, markersize=7, clip_on=False)
         ends = [getattr(s.scores[measure], end) for s in report.systems for end in ("low", "high")]
         ticks = axis_ticks(min(ends), max(ends))
         shown = ticks[:: 2 if len(ticks) > 4 else 1]
@@ -447,7 +496,7 @@ def _draw_results(report: EvaluationReport, own: Sequence[str], path: Path) -> N
     pyplot.close(figure)
 
 
-def read(folder: Path) -> tuple[dict[str, Any], list[Measured]]:
-    """Provenance and reports of a folder; no report where nothing was measured."""
+def read(folder: Path) -> tuple[dict[str, Any], list[Measured], Measured | None]:
+    """Provenance and reports of a folder, and what int8 was measured to do; no report where nothing was measured."""
     provenance = read_json(folder / PROVENANCE_FILE)
-    return provenance, measured_in(folder, provenance)
+    return provenance, measured_in(folder, provenance), int8_in(folder, provenance)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..collection.collection import load_collection, read_qrels
+from ..collection.collection import Collection, load_collection, read_qrels
 from ..config import CONFIG_FILE
 from ..evaluation.evaluation import CollectionFacts, EvaluationReport, evaluate
 from ..evaluation.measures import Qrels
@@ -26,6 +26,7 @@ from ..stage import PROVENANCE_FILE, digest_of
 from .provenance import AS_RECORDED, PINNED, pinned
 
 FIRST = "eval"
+INT8 = "eval/int8"  # what the int8 file makes of some of the first report's queries
 REPORT_FILE = "report.json"
 JUDGEMENTS_FILE = "judgements.json"
 QRELS_FILE = "qrels.txt.gz"
@@ -98,6 +99,13 @@ def measured_in(folder: Path, provenance: Mapping[str, Any]) -> list[Measured]:
     ]
 
 
+def int8_in(folder: Path, provenance: Mapping[str, Any]) -> Measured | None:
+    """What the int8 file of a folder was measured to do; None where it was not."""
+    if not (folder / INT8 / REPORT_FILE).exists():
+        return None
+    return Measured(read_report(folder / INT8 / REPORT_FILE), tuple(provenance["onnx"]["systems"]), {}, INT8)
+
+
 def gather(
     report_folder: str | Path,
     model: str | Path,
@@ -133,20 +141,30 @@ def gather(
     }
     for system in report.systems:
         _check_run(folder, paths[system.name], system.run_sha256)
-    qrels = _qrels(config)
+    qrels = _qrels(folder)
     recomputed = again(report, qrels, paths)
     if wrong := differences(report, recomputed):
         raise InputError(f"{folder / 'report.json'}: {wrong[0]}")
     identity = identity_of(report.collection, collection)
-    return Evidence(
-        report=_public(report, identity, judgements, _lines_sha256(qrels), place),
-        systems=_own_systems(report, paths, Path(model), systems),
-        runs=paths,
-        facts={name: run_facts(path) for name, path in paths.items()},
-        qrels=qrels,
-        judgements=_judgement_facts(place, qrels, identity, report.collection.split, judgements),
-        place=place,
-    )
+    own = _own_systems(report, paths, Path(model), systems)
+    facts = {name: run_facts(path) for name, path in paths.items()}
+    return published(report, own, paths, facts, qrels, place, identity, judgements)
+
+
+def published(
+    report: EvaluationReport,
+    systems: tuple[str, ...],
+    runs: Mapping[str, Path],
+    facts: Mapping[str, Mapping[str, Any]],
+    qrels: Qrels,
+    place: str,
+    identity: str,
+    judgements: str = "copy",
+) -> Evidence:
+    """A report as it may be published at a place: of the collection `identity`, without a local path."""
+    stated = _judgement_facts(place, qrels, identity, report.collection.split, judgements)
+    public = _public(report, identity, judgements, stated["sha256"], place)
+    return Evidence(public, systems, runs, facts, qrels, stated, place)
 
 
 def gather_all(
@@ -341,14 +359,23 @@ def _check_run(folder: Path, path: Path, sha256: str | None) -> None:
         raise InputError(f"{path}: has changed since {folder / 'report.json'} measured it; score again")
 
 
-def _qrels(config: Mapping[str, Any]) -> Qrels:
-    if config["qrels"]:
-        return read_qrels(config["qrels"])
+def load_measured(report_folder: Path) -> Collection:
+    """The collection that a report measured on, texts included.
+
+    Raises:
+        InputError: it measured judgements only.
+    """
+    config = _config(report_folder)
+    if not config["collection"]:
+        raise InputError(f"{report_folder}: was measured without a collection's texts")
     options = config.get("collection_options") or {}
-    collection = load_collection(
-        config["collection"], config["split"], config["revision"], config["use_titles"], **options
-    )
-    return collection.qrels
+    return load_collection(config["collection"], config["split"], config["revision"], config["use_titles"], **options)
+
+
+def _qrels(report_folder: Path) -> Qrels:
+    if judgements := _config(report_folder)["qrels"]:
+        return read_qrels(judgements)
+    return load_measured(report_folder).qrels
 
 
 def identity_of(facts: CollectionFacts, stated: str | None = None) -> str:

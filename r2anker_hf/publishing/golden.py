@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..records import InputError
 
 FORMAT = "r2anker_hf.golden/1"
 GOLDEN_FILE = "eval/golden.json"
+ONNX_TOLERANCE = {"onnx": 1e-3, "onnx-int8": 0.05}  # of the torch model's scores; of int8's own, by CPUs
 TOLERANCE = 1e-4  # absolute and relative: what float32 leaves open between machines
 
 # Written for this purpose, so that no collection's texts are published with a model. Short, long beyond any limit,
@@ -31,11 +33,13 @@ PAIRS = (
 )
 
 
-def score_ranker(folder: str | os.PathLike, pairs: Sequence[tuple[str, str]] = PAIRS) -> np.ndarray:
+def score_ranker(
+    folder: str | os.PathLike, pairs: Sequence[tuple[str, str]] = PAIRS, backend: str = "torch"
+) -> np.ndarray:
     """[pairs] logits of a ranker's folder, in float32 on the CPU; of one window, which every loader reads."""
     from ..rankers.ranker import CrossEncoderRanker
 
-    return CrossEncoderRanker.from_pretrained(folder, device="cpu", max_windows=1).score(pairs)
+    return CrossEncoderRanker.from_pretrained(folder, device="cpu", max_windows=1, backend=backend).score(pairs)
 
 
 def score_retriever(folder: str | os.PathLike, pairs: Sequence[tuple[str, str]] = PAIRS) -> np.ndarray:
@@ -75,16 +79,60 @@ SCORERS = {"ranker": score_ranker, "retriever": score_retriever}
 
 
 def write_golden(folder: Path, kind: str) -> None:
-    """Score the pairs with the model of a folder, and write `eval/golden.json` into it."""
+    """Score the pairs with the model of a folder, and its ONNX files; write `eval/golden.json` into it.
+
+    Raises:
+        InputError: the float32 ONNX file scores a pair otherwise than the model.
+    """
     scores = SCORERS[kind](folder)
     pairs = [
         {"query": query, "document": document, "score": round(float(score), 6)}
         for (query, document), score in zip(PAIRS, scores, strict=True)
     ]
-    content = {"format": FORMAT, "kind": kind, "tolerance": TOLERANCE, "pairs": pairs}
+    content: dict[str, Any] = {"format": FORMAT, "kind": kind, "tolerance": TOLERANCE, "pairs": pairs}
+    if kind == "ranker" and (made := onnx_scores(folder)):
+        content["onnx"] = {
+            backend: {"tolerance": ONNX_TOLERANCE[backend], "scores": [round(float(score), 6) for score in found]}
+            for backend, found in made.items()
+        }
+        apart = float(np.abs(made["onnx"] - scores).max())
+        if not apart <= ONNX_TOLERANCE["onnx"] * max(1.0, float(np.abs(scores).max())):
+            raise InputError(f"{folder}: the ONNX file and torch score the same pair {apart:.2g} apart")
     path = folder / GOLDEN_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def onnx_scores(folder: Path, pairs: Sequence[tuple[str, str]] = PAIRS) -> dict[str, np.ndarray]:
+    """[pairs] logits of each ONNX file of a ranker's folder, by its backend."""
+    from ..rankers.onnx_files import FILES
+
+    backends = [backend for backend, name in FILES.items() if (folder / name).exists()]
+    return {backend: score_ranker(folder, pairs, backend) for backend in backends}
+
+
+def check_golden_onnx(folder: Path) -> list[str] | None:
+    """`check_golden` for the ONNX files; None where onnxruntime is not installed."""
+    from ..rankers.onnx_files import FILES
+
+    if find_spec("onnx") is None or find_spec("onnxruntime") is None:
+        return None
+    golden = read_json(folder / GOLDEN_FILE)
+    made = onnx_scores(folder, [(pair["query"], pair["document"]) for pair in golden["pairs"]])
+    stated = golden.get("onnx", {})
+    if set(stated) != set(made):
+        return [f"{GOLDEN_FILE}: has scores of {', '.join(stated) or 'no ONNX file'}, not of {', '.join(made)}"]
+    wrong = []
+    for backend, found in made.items():
+        tolerance = ONNX_TOLERANCE[backend]
+        torch = np.array([pair["score"] for pair in golden["pairs"]])
+        expected = torch if backend == "onnx" else np.array(stated[backend]["scores"])
+        apart = np.flatnonzero(~np.isclose(found, expected, rtol=tolerance, atol=tolerance))
+        wrong += [
+            f"{FILES[backend]}: golden pair {index + 1} scores {found[index]:.6f}, not {expected[index]:.6f}"
+            for index in apart
+        ]
+    return wrong
 
 
 def check_golden(folder: Path, kind: str) -> list[str]:

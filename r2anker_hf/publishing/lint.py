@@ -10,13 +10,14 @@ import socket
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..records import InputError
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-SUFFIXES = (".json", ".safetensors", ".md", ".txt", ".png", ".gz", ".parquet", ".yaml", ".model")
+SUFFIXES = (".json", ".safetensors", ".onnx", ".md", ".txt", ".png", ".gz", ".parquet", ".yaml", ".model")
 # Text or numbers that somebody else wrote: a word there may be a machine's name, and "/home/..." an example.
-DATA_SUFFIXES = (".parquet", ".safetensors", ".gz", ".model", ".png")
+DATA_SUFFIXES = (".parquet", ".safetensors", ".onnx", ".gz", ".model", ".png")
 DATA_NAMES = (
     "tokenizer.json",
     "vocab.json",
@@ -25,6 +26,7 @@ DATA_NAMES = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
+ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 TOKENS = {
     "a Hugging Face token": rb"\b(?:hf|api_org)_([A-Za-z0-9]{30,})",
     "a GitHub token": rb"\b(?:gh[pousr]_|github_pat_)([A-Za-z0-9_]{36,})",
@@ -151,6 +153,8 @@ def _malformed(path: Path, machine: Machine) -> Iterator[str]:
                 yield from _in_piece(json.dumps(weights.metadata()).encode(), machine, is_data=False)
         except (SafetensorError, OSError) as error:
             yield f"is no safetensors file ({error})"
+    elif path.suffix == ".onnx":
+        yield from _of_onnx(path, machine)
     elif path.suffix == ".json":
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -166,6 +170,39 @@ def _malformed(path: Path, machine: Machine) -> Iterator[str]:
                     pass
         except (OSError, EOFError) as error:
             yield f"is no gzip file ({error})"
+
+
+def _of_onnx(path: Path, machine: Machine) -> Iterator[str]:
+    """Weights in other files, operators that need a library, and names; only where `onnx` is installed."""
+    try:
+        import onnx
+    except ImportError:  # verify.py says that it is not checked; publish.py exports with it
+        return
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's errors are of its own
+        yield f"is no ONNX file ({str(error).splitlines()[0]})"
+        return
+    parts = list(_messages(model))
+    tensors = [part for part in parts if isinstance(part, onnx.TensorProto)]
+    if outside := [tensor.name for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]:
+        yield f"keeps the weights {outside[0]!r} in another file"
+    operators = {(part.domain, part.op_type) for part in parts if isinstance(part, onnx.NodeProto)}
+    for domain, name in sorted(operators - {(one.domain, one.name) for one in model.functions}):
+        if domain not in ONNX_DOMAINS:
+            yield f"has the operator {domain}.{name}, for which onnxruntime loads a library"
+    for tensor in tensors:  # what is left is names and notes
+        tensor.ClearField("raw_data")
+    yield from _in_piece(model.SerializeToString(), machine, is_data=False)
+
+
+def _messages(message: Any) -> Iterator[Any]:
+    """All that a protobuf message is made of, whatever it is nested in."""
+    for field_, value in message.ListFields():
+        if field_.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield part
+                yield from _messages(part)
 
 
 def _is_data(path: Path) -> bool:

@@ -22,7 +22,7 @@ from ..rankers.calibration import PRECISION
 from ..records import InputError
 from ..stage import PROVENANCE_FILE, TRAINING_FILE
 from .cards import enumerated, template_sha256, write_card, write_eval_results
-from .evidence import gather_all, write
+from .evidence import Evidence, gather_all, write
 from .golden import is_sparse, load_retriever, write_golden
 from .licences import carried
 from .lint import findings, refuse, refuse_pickles, this_machine
@@ -102,6 +102,17 @@ class Stated:
     )
     precision: float = field(
         default=PRECISION, metadata={"help": "Share of relevant documents that --calibration finds a threshold for."}
+    )
+    onnx: bool = field(
+        default=False,
+        metadata={"help": "Also publish a ranker as onnx/model.onnx, and as an int8 file."},
+    )
+    onnx_queries: int = field(
+        default=100, metadata={"help": "Queries of the report that the int8 ranker reranks, for its card; 0: none."}
+    )
+    latency: bool = field(
+        default=False,
+        metadata={"help": "Measure a ranker's seconds per 100 passages on this CPU, once, and keep them beside it."},
     )
     benchmark: str | None = field(
         default=None,
@@ -234,8 +245,10 @@ def _stage_model(
     kind: str, folder: Path, into: Path, repo_id: str, reports: Sequence[Path], stated: Stated
 ) -> Iterable[str]:
     """Model, evidence, provenance and card; returns the training texts that may not stand in them."""
+    from ..rankers.onnx_files import FILES, export
     from .calibration import add_calibration
     from .compat import check, rewrite
+    from .latency import latency
 
     stages = lineage(folder)
     if kind == "retriever":
@@ -248,6 +261,9 @@ def _stage_model(
     _copy_model(folder, into)
     rewrite(kind, into)
     check(kind, into)
+    with_onnx = kind == "ranker" and stated.onnx
+    if with_onnx:
+        export(into)
     write_golden(into, kind)
     measured = gather_all(
         reports,
@@ -257,7 +273,8 @@ def _stage_model(
         collections=stated.collection,
         judgements=stated.judgements,
     )
-    for one in measured:
+    int8 = _measured_int8(measured, reports, into, stated) if with_onnx else None
+    for one in [*measured, *([int8] if int8 else [])]:
         write(one, into)
     facts = [{"systems": one.systems, "runs": one.facts} for one in measured]
     record: dict[str, Any] = {
@@ -278,6 +295,11 @@ def _stage_model(
         record["calibration"] = add_calibration(
             Path(stated.calibration), folder, into, stated.precision, stated.judgements
         )
+    if with_onnx:
+        record["onnx"] = {"systems": int8.systems if int8 else (), "runs": int8.facts if int8 else {}}
+        record["onnx"]["bytes"] = {name: (into / name).stat().st_size for name in FILES.values()}
+    if kind == "ranker" and stated.latency:
+        record["latency"] = latency(into, into.with_name("latency.json"))
     if facts[1:]:
         record["further_reports"] = facts[1:]
     if mined and (teachers := teachers_of(last, data.facts, stated.teacher)):
@@ -289,6 +311,19 @@ def _stage_model(
     if stated.benchmark and measured:
         write_eval_results(into, measured[0].report, measured[0].systems, stated.benchmark)
     return data.texts
+
+
+def _measured_int8(
+    measured: Sequence[Evidence], reports: Sequence[Path], into: Path, stated: Stated
+) -> Evidence | None:
+    """What the int8 file makes of queries of the first report; its scores lie beside `into` and outlast a kill."""
+    from .int8 import measure_int8
+
+    if not measured or not stated.onnx_queries:
+        return None
+    work = into.with_name("int8")
+    work.mkdir(exist_ok=True)
+    return measure_int8(measured[0], reports[0], into, stated.onnx_queries, work)
 
 
 def data_licences(facts: Mapping[str, Any]) -> dict[str, str | None]:
@@ -314,6 +349,7 @@ def _model_facts(kind: str, folder: Path) -> dict[str, Any]:
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     facts: dict[str, Any] = {"architecture": config["architectures"][0], "parameters": _parameters(folder)}
+    facts["bytes"] = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     if kind == "ranker":
         ranker = CrossEncoderRanker.from_pretrained(folder, device="cpu")
         names = ("max_length", "max_query_length", "max_windows")

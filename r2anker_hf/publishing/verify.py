@@ -23,7 +23,7 @@ from ..negatives.card import write_card as write_negatives_card
 from ..records import InputError
 from ..stage import PROVENANCE_FILE
 from . import calibration, cards, evidence, mixtures
-from .golden import check_golden
+from .golden import check_golden, check_golden_onnx
 from .lint import Machine, findings
 from .provenance import PINNED, negatives_facts
 from .staging import FORMAT, KINDS, PUBLICATION_FILE, QUOTING
@@ -68,6 +68,8 @@ def verify_folder(folder: str | os.PathLike, online: bool = True) -> Iterator[Li
         yield _card_of_negatives(folder, publication)
     else:
         yield Line("golden scores", _attempt(check_golden, folder, kind))
+        if any(folder.glob("onnx/*")):
+            yield Line("golden scores of the ONNX files", _attempt(check_golden_onnx, folder))
         yield Line(f"{PROVENANCE_FILE}: data and teacher as the training recorded them", _attempt(_sets, folder))
         yield from _figures(folder, kind)
         yield from _calibration(folder)
@@ -101,7 +103,7 @@ def read_publication(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _attempt(check: Callable[..., list[str]], *arguments: Any) -> list[str]:
+def _attempt(check: Callable[..., list[str] | None], *arguments: Any) -> list[str] | None:
     """A check's failures; what cannot be read fails too."""
     try:
         return check(*arguments)
@@ -127,7 +129,9 @@ def _figures(folder: Path, kind: str) -> Iterator[Line]:
     """Each report, then the card's tables and metadata, against what runs and judgements give."""
     derived = []
     try:
-        for one in evidence.measured_in(folder, read_json(folder / PROVENANCE_FILE)):
+        provenance = read_json(folder / PROVENANCE_FILE)
+        int8 = evidence.int8_in(folder, provenance)
+        for one in [*evidence.measured_in(folder, provenance), *([int8] if int8 else [])]:
             with tempfile.TemporaryDirectory() as scratch:
                 report, qrels, runs = evidence.read_published(folder, Path(scratch), one.place)
                 found = evidence.again(report, qrels, runs)
@@ -139,6 +143,8 @@ def _figures(folder: Path, kind: str) -> Iterator[Line]:
         return
     if derived:
         text = (folder / cards.CARD_FILE).read_text(encoding="utf-8")
+        if int8:
+            yield Line(f"{cards.CARD_FILE}: every figure of int8", _tables(text, [cards.int8_table(derived.pop())]))
         tables = [cards.tables(one.report, one.systems, cards.free_fusions(one.runs)).values() for one in derived]
         yield Line(f"{cards.CARD_FILE}: every figure of its tables", _tables(text, list(chain.from_iterable(tables))))
         yield Line(f"{cards.CARD_FILE}: every figure of model-index", _attempt(_model_index, text, kind, derived))

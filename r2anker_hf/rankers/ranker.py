@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from ..revisions import resolved
 from ..run import Run
 from .calibration import Calibration
 from .collator import PairEncoder, Text, window_places
+from .onnx_files import OnnxModel
 from .saving import save_ranker
 
 BUFFER = 4096  # pairs tokenised and sorted by length together: bounds memory, keeps batches of like length
@@ -117,7 +118,7 @@ class CrossEncoderRanker(Reranker):
     The score of a document that is read in several windows is the highest of theirs (MaxP; Dai and Callan 2019).
 
     Args:
-        model: sequence classifier with one label.
+        model: sequence classifier with one label, or an ONNX file of one.
         tokenizer: its fast tokenizer.
         max_length: tokens of a pair.
         max_query_length: tokens kept of a query; default all (see `PairEncoder`).
@@ -132,7 +133,7 @@ class CrossEncoderRanker(Reranker):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | OnnxModel,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int = 128,
         max_query_length: int | None = None,
@@ -143,11 +144,13 @@ class CrossEncoderRanker(Reranker):
     ):
         if model.config.num_labels != 1:
             raise InputError(f"{model.name_or_path}: a ranker has one label, this model has {model.config.num_labels}")
-        self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
+        self.model = cast(PreTrainedModel, model)  # an ONNX file stands in for one, in all but training
+        self.tokenizer, self.dtype = tokenizer, dtype
         self.batch_size = batch_size or default_batch_size(model.device)
         self.encoder = PairEncoder(tokenizer, max_length, max_query_length, max_windows)
         self.calibration = calibration
-        use_padding_free(model)
+        if isinstance(model, PreTrainedModel):
+            use_padding_free(model)
 
     @classmethod
     def from_pretrained(
@@ -160,6 +163,7 @@ class CrossEncoderRanker(Reranker):
         seed: int = 42,
         device: str | torch.device | None = None,
         max_windows: int | None = None,
+        backend: str = "torch",
         **kwargs: Any,
     ) -> CrossEncoderRanker:
         """Load a ranker from a folder or the Hub, or any encoder to train one from; its weights become float32.
@@ -175,6 +179,7 @@ class CrossEncoderRanker(Reranker):
             seed: of a fresh head's weights.
             device: where it runs; default a GPU where there is one.
             max_windows: windows of a long document; default what the ranker was trained with, else 1.
+            backend: "torch", or "onnx" and "onnx-int8" for the files of a published ranker, which run on the CPU.
             kwargs: to `CrossEncoderRanker`.
 
         Raises:
@@ -183,16 +188,20 @@ class CrossEncoderRanker(Reranker):
         """
         if not Path(model).is_dir():
             revision = resolved(str(model), revision)
-        auto = AutoModelForSequenceClassification
-        with seeded(seed):
-            loaded = load(auto, model, revision, kind="ranker", fresh_head=fresh_head, labels=1)
         tokenizer = load_tokenizer(model, revision, "ranker")
-        check_vocabulary(loaded, tokenizer, model)
+        loaded: Any
+        if backend != "torch":
+            loaded = OnnxModel.from_pretrained(model, revision, backend)
+        else:
+            with seeded(seed):
+                loaded = load(
+                    AutoModelForSequenceClassification, model, revision, kind="ranker", fresh_head=fresh_head, labels=1
+                )
+            check_vocabulary(loaded, tokenizer, model)
+            loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         limits = getattr(loaded.config, "r2anker", None) or {}
         max_length = max_length or limits.get("max_length") or min(MAX_LENGTH, positions(loaded) or MAX_LENGTH)
         check_length(loaded, max_length, model)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        loaded.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper hides the types of `to`
         max_query_length = max_query_length or query_limit(limits, tokenizer)
         max_windows = limits.get("max_windows", 1) if max_windows is None else max_windows
         if "calibration" in limits:
@@ -282,11 +291,11 @@ class CrossEncoderRanker(Reranker):
         pairs = _pairs([inputs] if alone else inputs)
         unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
         found = self.score(unique, bool(show_progress_bar), len(unique), batch_size)
+        if calibration:
+            found = calibration.probabilities(found).astype(np.float32)
         scores: np.ndarray | torch.Tensor = (
             found[[unique[pair] for pair in pairs]] if len(unique) < len(pairs) else found
         )
-        if calibration:
-            scores = calibration.probabilities(scores).astype(np.float32)
         if activation_fn is not None or convert_to_tensor:
             values = torch.from_numpy(scores).to(self.model.device if convert_to_tensor else "cpu")
             values = values if activation_fn is None else activation_fn(values)
@@ -361,6 +370,8 @@ class CrossEncoderRanker(Reranker):
         `max_query_length` nor `max_windows`: with these, their scores of longer queries and documents differ, and a
         warning says so. Of a document of several windows they score the first only.
         """
+        if not isinstance(self.model, PreTrainedModel):
+            raise InputError(f"{self.model.name_or_path}: an ONNX file is not saved again; load it with backend torch")
         save_ranker(self.model, self.encoder, folder, calibration=self.calibration)
 
     def push_to_hub(

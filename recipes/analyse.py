@@ -73,8 +73,16 @@ def computed(config: AnalysisConfig, candidates: Candidates) -> dict[str, Any]:
     generators = generators_of(config, candidates)
     for name in config.values.keys() - generators.keys():
         raise InputError(f"values: no generator {name!r}; choices: {', '.join(generators)}")
-    options = (config.depth, config.smoothing, config.sampling_temperature, config.by)
-    results = divergences(candidates.rows, generators, config.reference, config.rankers, *options)
+    results = divergences(
+        candidates.rows,
+        generators,
+        config.reference,
+        config.rankers,
+        depth=config.depth,
+        smoothing=config.smoothing,
+        temperature=config.sampling_temperature,
+        by=config.by,
+    )
     told = {
         name: {**{key: asdict(value) for key, value in quantities.items()}, "value": config.values.get(name)}
         for name, quantities in results.items()

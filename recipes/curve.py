@@ -135,8 +135,8 @@ def make(
     state = PartialState()
     runs = {name: Run.read_trec(path, name) for name, path in paths.items()}
     for name, run in runs.items():
-        deep = (collection.corpus, config.depth) if name == FIRST_STAGE else ()
-        check_run(run, collection.queries, paths[name], config.split, *deep)
+        reranked = {"corpus": collection.corpus, "depth": config.depth} if name == FIRST_STAGE else {}
+        check_run(run, collection.queries, paths[name], config.split, **reranked)
         lists = {query_id: run[query_id] for query_id in run if query_id in collection.queries}
         runs[name] = Run(lists, name)
     points = []

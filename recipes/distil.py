@@ -63,7 +63,7 @@ def distil(config: DistillationConfig, training: DistillationTraining, folder: P
     from datasets import Dataset
 
     from r2anker_hf.retrievers.distillation import DistillationLoss
-    from r2anker_hf.retrievers.training import load_dense, load_splade, starting_model, train, write_tuples
+    from r2anker_hf.retrievers.training import load_retriever, starting_model, train, write_tuples
 
     state, tuples, checkpoints = PartialState(), folder / "tuples.arrow", folder / "checkpoints"
     candidates = load_candidates(config.negatives, config.split, config.negatives_revision)
@@ -76,10 +76,11 @@ def distil(config: DistillationConfig, training: DistillationTraining, folder: P
         count = write_tuples(rows, candidates.corpus.text, training, tuples, teacher)
         print(f"{count} tuples of {len(candidates.rows)} queries")
     state.wait_for_everyone()
-    given = config.retriever, config.model, config.model_revision, training, candidates.corpus
-    start = starting_model(*given, folder / "start")
-    load = load_dense if config.retriever == "dense" else partial(load_splade, texts=str, size=0)
-    model = load(start, config.model_revision if start == config.model else None, training)
+    start = starting_model(
+        config.retriever, config.model, config.model_revision, training, candidates.corpus, target=folder / "start"
+    )
+    revision = config.model_revision if start == config.model else None
+    model = load_retriever(config.retriever, start, revision, training)
     loss = None if training.loss == "contrastive" else DistillationLoss(model, training)
     trained = train(model, Dataset.from_file(str(tuples)), training, checkpoints, loss)
     if state.is_main_process:
@@ -101,8 +102,8 @@ def rows_with_scores(
     draws = {"count": training.num_negatives, "epochs": training.num_train_epochs, "seed": training.seed}
     choose = partial(drawn, **draws, sampling=training)
     if training.leave_out_suspects:
-        options = (candidates.corpus.text, training.judged_by, folder / "suspects")
-        candidates = replace(candidates, rows=Examined(candidates.rows, *options))
+        examined = Examined(candidates.rows, candidates.corpus.text, training.judged_by, folder / "suspects")
+        candidates = replace(candidates, rows=examined)
     scores = TeacherScores(candidates, config.split, training.teacher_ranking, choose, folder / "teacher")
     options = {"dtype": getattr(torch, config.teacher_dtype), "device": PartialState().device}
     scores.make(load_ranker(config.teacher, config.teacher_revision, **options).rerank)

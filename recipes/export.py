@@ -55,8 +55,15 @@ def export(config: ExportConfig, sampling: Sampling, folder: Path) -> None:
     elif config.form == "pool":
         export_pool(candidates, folder / "run.trec")
     else:
-        options = (config.form, config.num_negatives, config.seed, config.epoch, sampling)
-        path, rows = export_groups(candidates, folder, *options)
+        path, rows = export_groups(
+            candidates,
+            folder,
+            config.form,
+            num_negatives=config.num_negatives,
+            seed=config.seed,
+            epoch=config.epoch,
+            sampling=sampling,
+        )
         print(f"{path.name}: {rows} rows from {len(candidates.rows)} queries")
 
 

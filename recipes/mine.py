@@ -156,8 +156,8 @@ def finish(config: MiningConfig, collection: Collection, minings: list[Mining], 
                 f"{counts['queries_whose_positive_is_found']} of {facts['queries']} queries"
             )
     if config.audit_queries:
-        options = (config.split, config.audit_queries, config.seed, config.judged_by)
-        audit_with_card(folder, collection.corpus.text, *options)
+        options = {"max_queries": config.audit_queries, "seed": config.seed, "judged_by": config.judged_by}
+        audit_with_card(folder, collection.corpus.text, split=config.split, **options)
 
 
 if __name__ == "__main__":

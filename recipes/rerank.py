@@ -87,8 +87,7 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
     from r2anker_hf.rankers.foreign import load_ranker
 
     state, first_stage = PartialState(), Run.read_trec(config.first_stage)
-    place = config.first_stage, config.split
-    check_run(first_stage, collection.queries, *place, collection.corpus, config.depth)
+    check_run(first_stage, collection.queries, config.first_stage, config.split, collection.corpus, depth=config.depth)
     ranker = load_ranker(
         config.ranker,
         config.ranker_revision,

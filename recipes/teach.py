@@ -95,8 +95,8 @@ def teach(config: TeachingConfig, folder: Path) -> None:
     write_taught(folder, scores, teacher_facts(config, ranker, folder))
     if state.is_main_process and config.audit_queries:
         # the mined dataset's audit anew, with this ranker's word on which are false
-        options = (config.split, config.audit_queries, config.seed, config.teacher_ranking)
-        audit_with_card(folder, candidates.corpus.text, *options)
+        options = {"max_queries": config.audit_queries, "seed": config.seed, "judged_by": config.teacher_ranking}
+        audit_with_card(folder, candidates.corpus.text, split=config.split, **options)
 
 
 def teacher_facts(config: TeachingConfig, ranker: Reranker, folder: Path) -> dict[str, Any]:

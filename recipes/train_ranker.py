@@ -289,8 +289,9 @@ def tokenised(candidates: Candidates, encoder: PairEncoder, folder: Path) -> tup
     tokenizer = encoder.tokenizer
     queries = Tokens.shared(list(rows["query_id"]), rows["query"], tokenizer, folder / "queries")
     blocks = (corpus.texts(start, start + TEXTS_AT_ONCE) for start in range(0, len(corpus), TEXTS_AT_ONCE))
-    given = tokenizer, folder / "documents", encoder.document_limit(queries.lengths())
-    return Tokens.shared(corpus.ids, chain.from_iterable(blocks), *given), queries
+    limit = encoder.document_limit(queries.lengths())
+    documents = Tokens.shared(corpus.ids, chain.from_iterable(blocks), tokenizer, folder / "documents", limit)
+    return documents, queries
 
 
 def dev_of(config: RankerConfig) -> tuple[Collection, Run] | None:
@@ -299,8 +300,7 @@ def dev_of(config: RankerConfig) -> tuple[Collection, Run] | None:
         return None
     collection = config.load(config.dev_split)
     run = Run.read_trec(config.dev_run)
-    place = config.dev_run, config.dev_split
-    check_run(run, collection.queries, *place, collection.corpus, config.dev_depth)
+    check_run(run, collection.queries, config.dev_run, config.dev_split, collection.corpus, depth=config.dev_depth)
     return collection, run
 
 

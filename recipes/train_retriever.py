@@ -72,8 +72,9 @@ def two_stages(config: TwoStageConfig, training: RetrieverTraining, collection: 
     """The first stage on given negatives, the second on those and on what the first one's retriever mistakes."""
     from r2anker_hf.retrievers.training import starting_model
 
-    given = config.retriever, config.model, config.model_revision, training, collection.corpus
-    start = starting_model(*given, folder / "L0")
+    start = starting_model(
+        config.retriever, config.model, config.model_revision, training, collection.corpus, target=folder / "L0"
+    )
     rows = partial(first_rows, config, collection, folder)
     names = [f"{LETTERS[config.retriever]}{number}" for number in range(1, config.stages + 1)]
     for number, name in enumerate(names, start=1):
@@ -98,16 +99,15 @@ def train_stage(
     from accelerate import PartialState
     from datasets import Dataset
 
-    from r2anker_hf.retrievers.training import load_dense, load_splade, save_encoder, train, write_tuples
+    from r2anker_hf.retrievers.training import load_retriever, save_encoder, train, write_tuples
 
     print(f"\n{target.name}: trained on {config.split} queries")
     state, tuples = PartialState(), target.with_name(f"tuples-{target.name}.arrow")
     if state.is_main_process:
         write_tuples(rows, collection.corpus.text, training, tuples)
     state.wait_for_everyone()
-    load = load_dense if config.retriever == "dense" else partial(load_splade, texts=str, size=0)
     revision = config.model_revision if start == config.model else None
-    model = load(start, revision, training)
+    model = load_retriever(config.retriever, start, revision, training)
     checkpoints = target.with_name(f"checkpoints-{target.name}")
     train(model, Dataset.from_file(str(tuples)), training, checkpoints)
     if state.is_main_process:

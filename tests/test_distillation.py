@@ -237,7 +237,7 @@ def test_a_sparse_student_learns_the_teacher_s_order(tiny_model, tmp_path):
     write_tuples(rows_of_colours(), str, settings, tmp_path / "t.arrow", "teacher")
     tuples = Dataset.from_file(str(tmp_path / "t.arrow"))
     passages = ["red fish", "blue bird tree", "green stone house", "the cat and the dog"]
-    model = load_splade(tiny_model, None, settings, passages.__getitem__, len(passages))
+    model = load_splade(tiny_model, None, settings, passages)
     before = divergence(model, tuples, settings)
     train(model, tuples, settings, tmp_path / "checkpoints", DistillationLoss(model, settings))
     assert divergence(model, tuples, settings) < 0.5 * before

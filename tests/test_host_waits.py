@@ -139,7 +139,7 @@ ARGUMENTS = {
     "ranker": lambda model, folder: listwise_toy.trainer(model, folder).args,
     "encoder": lambda model, folder: pretrain_toy.trainer(model, folder).args,
     "dense": lambda model, folder: retriever_trainer(load_dense(model, None, SETTINGS), folder).args,
-    "splade": lambda model, folder: retriever_trainer(load_splade(model, None, SETTINGS, str, 0), folder).args,
+    "splade": lambda model, folder: retriever_trainer(load_splade(model, None, SETTINGS), folder).args,
 }
 SETTINGS = RetrieverTraining(mixed_precision="no", max_length=32, head_steps=0)
 

@@ -63,7 +63,7 @@ LOADERS = {
     "dense": lambda folder, **options: retriever(SentenceTransformer, folder, **options),
     "dense to train": lambda folder, length=None: training.load_dense(folder, None, settings(length)),
     "splade": lambda folder, **options: retriever(SparseEncoder, folder, **options),
-    "splade to train": lambda folder, length=None: training.load_splade(folder, None, settings(length), str, 0),
+    "splade to train": lambda folder, length=None: training.load_splade(folder, None, settings(length)),
     "encoder to pre-train": pretrained,
 }
 

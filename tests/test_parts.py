@@ -73,9 +73,7 @@ def sparse_model(tiny_model, tmp_path_factory):
     settings = RetrieverTraining(max_length=64, head_steps=60, mixed_precision="no")
     folder = tmp_path_factory.mktemp("splade")
     passages = ["return the list of values", "the name of a file", "raise an error", "class and method"]
-    load_splade(tiny_model, None, settings, passages.__getitem__, 4).save_pretrained(
-        str(folder), create_model_card=False
-    )
+    load_splade(tiny_model, None, settings, passages).save_pretrained(str(folder), create_model_card=False)
     return folder
 
 

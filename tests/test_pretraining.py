@@ -359,9 +359,8 @@ def test_a_saved_encoder_loads_in_transformers_and_sentence_transformers(tiny_mo
     torch.testing.assert_close(torch.from_numpy(model.encode("red fish and bird")), expected)
     assert cos_sim(model.encode("red fish"), model.encode("red fish")).item() == pytest.approx(1)
     assert CrossEncoderRanker.from_pretrained(tmp_path / "E", fresh_head=True, device="cpu").score([("a", "cat")]).size
-    splade = load_splade(
-        tmp_path / "E", None, RetrieverTraining(mixed_precision="no"), str, 0
-    )  # its head needs no teaching
+    # its head needs no teaching
+    splade = load_splade(tmp_path / "E", None, RetrieverTraining(mixed_precision="no"))
     head = splade[0].auto_model.get_output_embeddings()
     torch.testing.assert_close(head.bias, encoder.get_output_embeddings().bias)
 

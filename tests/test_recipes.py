@@ -265,7 +265,7 @@ def test_stage_2_starts_where_it_is_told(stage2_from, toy, tiny_model, tmp_path)
         lambda: module.first_rows(config, passages, out), "D1", Run.read_trec(out / "runs" / "D1" / "run.trec")
     )
     start = out / "D1" if stage2_from == "stage1" else config.model
-    module.train_stage(config, training, passages, start, rows, tmp_path / "D2")
+    module.train_stage(config, training, passages, start, rows, tmp_path / "D2", number=2)
     by_hand, made = ((path / "D2" / "model.safetensors").read_bytes() for path in (tmp_path, out))
     assert made == by_hand
 

@@ -108,10 +108,12 @@ def test_a_dense_model_learns_and_loads(tiny_model, tmp_path):
 def test_an_encoder_without_mlm_head_becomes_a_sparse_one_that_names_its_tokens(tiny_model, tmp_path):
     settings = RetrieverTraining(**SMALL, learning_rate=1e-3, num_negatives=1, head_steps=300)
     passages = ["red fish", "blue bird tree", "stone house", "the cat and the dog", "water fire"]
-    model = load_splade(tiny_model, None, settings, passages.__getitem__, len(passages))
+    model = load_splade(tiny_model, None, settings, passages)
     found = {term for term, _ in model.decode(model.encode_document(["blue house"])[0], top_k=6)}
     assert {"blue", "house"} <= found
-    dense_start = load_splade(tiny_model, None, RetrieverTraining(**SMALL, head_steps=0), str, 0)
+    with pytest.raises(InputError, match="head is fresh; give the passages that teach it"):
+        load_splade(tiny_model, None, settings)
+    dense_start = load_splade(tiny_model, None, RetrieverTraining(**SMALL, head_steps=0))
     untaught = {term for term, _ in dense_start.decode(dense_start.encode_document(["blue house"])[0], top_k=6)}
     assert not {"blue", "house"} <= untaught
 
@@ -120,7 +122,7 @@ def test_an_encoder_without_mlm_head_becomes_a_sparse_one_that_names_its_tokens(
     train(model, Dataset.from_file(str(tmp_path / "t.arrow")), settings, tmp_path / "checkpoints")
     model.save_pretrained(str(tmp_path / "L1"), create_model_card=False)
     assert not torch.allclose(untrained, model.encode(["red"]).to_dense())
-    again = load_splade(tmp_path / "L1", None, settings, str, 0)
+    again = load_splade(tmp_path / "L1", None, settings)
     torch.testing.assert_close(again.encode(["red"]).to_dense(), model.encode(["red"]).to_dense())
 
 

@@ -7,16 +7,16 @@ import heapq
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..records import InputError
 from .card import AUDIT_FILE
 from .sampling import QueryCandidates, fused_scores
-from .suspects import NEAR_DUPLICATE_JACCARD, SHINGLE_WORDS, Standing, Suspicion, is_above, judged
+from .suspects import NEAR_DUPLICATE_JACCARD, SHINGLE_WORDS, Copy, Standing, Suspicion, is_above, judged
 from .suspects import jaccard as jaccard
 from .suspects import shingles as shingles
 
@@ -62,20 +62,25 @@ def audit(
     Raises:
         InputError: no rows, or `judged_by` names no ranking of theirs.
     """
-    examined = _Examined(text, judged_by, with_texts)
+    examined = _Examined(text, judged_by)
     chosen = _chooser(seed, max_queries, queries_in_split)
     for row in rows:
         if chosen(row["query_id"]):
             examined.add(row["query"], QueryCandidates.of_row(row))
-    if not examined.queries:
+    queries = examined.lists.queries
+    if not queries:
         raise InputError(f"split {split!r} has no rows to audit")
+    found = examined.summary()
+    if with_texts:
+        for case in chain.from_iterable(found["suspicious"].values()):
+            case |= {"text": text(case["doc_id"]), "positive_text": text(case["positive_id"])}
     return {
         "split": split,
-        "queries": examined.queries,
-        "queries_in_split": queries_in_split or examined.queries,
+        "queries": queries,
+        "queries_in_split": queries_in_split or queries,
         "seed": seed,
         "max_queries": max_queries,
-        **examined.summary(),
+        **found,
     }
 
 
@@ -97,21 +102,27 @@ def audit_folder(
     folder = Path(folder)
     manifest = read_manifest(folder, "splits", "corpus")
     total = manifest["splits"][split]["queries"]
-    result = audit(stream_rows(folder, split), text, split, total, max_queries, seed, judged_by)
+    rows = stream_rows(folder, split)
+    result = audit(rows, text, split, total, max_queries=max_queries, seed=seed, judged_by=judged_by)
     (folder / "suspicious.md").write_text(suspicious_markdown(result), encoding="utf-8")
     if "repo" in manifest["corpus"]:
-        for cases in result["suspicious"].values():
-            for case in cases:
-                case["text"] = case["positive_text"] = None
+        for case in chain.from_iterable(result["suspicious"].values()):
+            case["text"] = case["positive_text"] = None
     (folder / AUDIT_FILE).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return result
 
 
-def audit_with_card(folder: str | os.PathLike, text: Callable[[str], str], *options: Any) -> None:
-    """`audit_folder`, the folder's card anew, and a line a retriever that says how many negatives are suspected."""
+def audit_with_card(folder: str | os.PathLike, text: Callable[[str], str], **options: Any) -> None:
+    """`audit_folder`, the folder's card anew, and a line per retriever that says how many negatives are suspected.
+
+    Args:
+        folder: of the candidates.
+        text: passage by document id.
+        options: the others of `audit_folder`.
+    """
     from .card import write_card
 
-    audited = audit_folder(folder, text, *options)
+    audited = audit_folder(folder, text, **options)
     write_card(folder)
     for name, counts in audited["retrievers"].items():
         print(f"{name}: {counts['suspected']} of {counts['negatives']} negatives are suspected to be false")
@@ -141,6 +152,16 @@ def overlap(a: Sequence[str], b: Sequence[str], cut: int) -> float:
     return len(set(a[:cut]) & set(b[:cut])) / longest if longest else 0.0
 
 
+class _Query(NamedTuple):
+    """What every count looks at, of one query."""
+
+    text: str
+    candidates: QueryCandidates
+    standing: Standing
+    copies: dict[str, Copy]
+    suspects: set[str]
+
+
 @dataclass
 class _OfList:
     """Counts of one retriever, or of one retriever within a rank bucket."""
@@ -151,6 +172,16 @@ class _OfList:
     duplicates: int = 0
     near: int = 0
     suspected: int = 0
+
+    def add(self, query: _Query, doc_id: str, above: bool) -> None:
+        """One negative; `above` the retriever's best relevant document or not."""
+        copy = query.copies.get(doc_id)
+        self.negatives += 1
+        self.above += above
+        self.alone += query.standing.holders[doc_id] == 1
+        self.suspected += doc_id in query.suspects
+        self.duplicates += copy is not None and copy.same
+        self.near += copy is not None and not copy.same
 
     def summary(self) -> dict[str, Any]:
         shares = {"above_positive_share": self.above, "alone_share": self.alone, "suspected_share": self.suspected}
@@ -163,104 +194,156 @@ class _OfList:
         }
 
 
-@dataclass
-class _Examined:
-    """Everything counted so far."""
+class _Lists:
+    """Counts by retriever and by rank, and where each retriever puts its best relevant document."""
 
-    text: Callable[[str], str]
-    judged_by: str | None
-    with_texts: bool
-    queries: int = 0
-    queries_with: Counter = field(default_factory=Counter)
-    lists: dict[str, _OfList] = field(default_factory=dict)
-    buckets: dict[tuple[int, int], dict[str, _OfList]] = field(default_factory=dict)
-    positive_ranks: dict[str, Counter] = field(default_factory=dict)
-    overlaps: dict[tuple[str, str, int], float] = field(default_factory=dict)
-    found_by: Counter = field(default_factory=Counter)
-    bucket_found_by: dict[tuple[int, int], Counter] = field(default_factory=dict)
-    judged: dict[str, Counter] = field(default_factory=dict)
-    deepest: int = 1
-    cases: dict[str, list] = field(default_factory=lambda: {"duplicates": [], "leading": []})
+    def __init__(self):
+        self.queries = 0
+        self.deepest = 1
+        self.whole: dict[str, _OfList] = {}
+        self.buckets: dict[tuple[int, int], dict[str, _OfList]] = {}
+        self.found_by: dict[tuple[int, int], Counter] = {}
+        self.positive_ranks: dict[str, Counter] = {}
 
-    def __post_init__(self):
-        self.rule = Suspicion(self.text, self.judged_by)
-
-    def add(self, query: str, candidates: QueryCandidates) -> None:
+    def add(self, query: _Query) -> None:
         self.queries += 1
-        positives = set(candidates.positives)
-        standing = Standing.of(candidates)
-        ranks, best, holders = standing
-        copies = self.rule.copies(candidates, standing)
-        suspects = self.rule.leading(candidates, standing) | copies.keys()
-        self._count_judged(candidates, holders)
-        self._count_lists(ranks, best, positives, holders, copies, suspects)
-        self._count_pairs(candidates)
-        self._count_agreement(ranks, holders)
-        for kind, found in (
-            ("duplicate", any(c.same for c in copies.values())),
-            ("copy", bool(copies)),
-            ("suspected", bool(suspects)),
-        ):
-            self.queries_with[kind] += found
-        self._keep_cases(query, candidates, ranks, copies, suspects - copies.keys())
+        for name, ranks in query.standing.ranks.items():
+            self._add_list(query, name, ranks)
+        for doc_id, number in query.standing.holders.items():
+            rank = min(of[doc_id] for of in query.standing.ranks.values() if doc_id in of)
+            self.found_by.setdefault(_bucket_of(rank), Counter())[number] += 1
 
-    def _count_judged(self, candidates: QueryCandidates, holders) -> None:
-        for name in candidates.rankings:
-            scored, above = judged(name, candidates, holders)
-            if scored:
-                self.judged.setdefault(name, Counter()).update(negatives=len(scored), above=len(above))
-
-    def _count_lists(self, ranks, best, positives, holders, copies, suspects) -> None:
-        for name, of in ranks.items():
-            if best[name]:
-                self.positive_ranks.setdefault(name, Counter())[best[name]] += 1
-            for doc_id, rank in of.items():
-                self.deepest = max(self.deepest, rank)
-                if doc_id in positives:
-                    continue
-                whole = self.lists.setdefault(name, _OfList())
+    def _add_list(self, query: _Query, name: str, ranks: Mapping[str, int]) -> None:
+        whole, best = self.whole.setdefault(name, _OfList()), query.standing.best[name]
+        if best:
+            self.positive_ranks.setdefault(name, Counter())[best] += 1
+        for doc_id, rank in ranks.items():
+            self.deepest = max(self.deepest, rank)
+            if doc_id in query.standing.holders:  # a negative
                 part = self.buckets.setdefault(_bucket_of(rank), {}).setdefault(name, _OfList())
                 for counts in (whole, part):
-                    counts.negatives += 1
-                    counts.above += is_above(rank, best[name])
-                    counts.alone += holders[doc_id] == 1
-                    counts.suspected += doc_id in suspects
-                    if doc_id in copies:
-                        counts.duplicates += copies[doc_id].same
-                        counts.near += not copies[doc_id].same
-            self.lists.setdefault(name, _OfList())
+                    counts.add(query, doc_id, is_above(rank, best))
 
-    def _count_pairs(self, candidates: QueryCandidates) -> None:
-        for a, b in combinations(candidates.lists, 2):
+    def by_retriever(self) -> dict[str, Any]:
+        cuts = [cut for cut in POSITIVE_CUTS if cut < self.deepest] + [self.deepest]
+        return {
+            name: {**counts.summary(), "positive_within": {str(cut): self._within(name, cut) for cut in cuts}}
+            for name, counts in self.whole.items()
+        }
+
+    def _within(self, name: str, cut: int) -> float:
+        ranks = self.positive_ranks.get(name, Counter())
+        return _share(sum(number for rank, number in ranks.items() if rank <= cut), self.queries)
+
+    def shares_found_by(self) -> dict[str, float]:
+        """Shares of the negatives that so many retrievers list."""
+        return _shares(sum(self.found_by.values(), Counter()), len(self.whole))
+
+    def by_rank(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "from": first,
+                "to": min(last, self.deepest),
+                "found_by": _shares(self.found_by.get((first, last), Counter()), len(self.whole)),
+                "retrievers": {name: self.buckets[first, last].get(name, _OfList()).summary() for name in self.whole},
+            }
+            for first, last in sorted(self.buckets)
+        ]
+
+
+class _Pairs:
+    """How much the lists of each two retrievers share."""
+
+    def __init__(self):
+        self.queries = 0
+        self.overlaps: dict[tuple[str, str], dict[int, float]] = {}
+
+    def add(self, query: _Query) -> None:
+        self.queries += 1
+        for (a, one), (b, other) in combinations(query.candidates.lists.items(), 2):
+            sums = self.overlaps.setdefault((a, b), dict.fromkeys(OVERLAP_CUTS, 0.0))
             for cut in OVERLAP_CUTS:
-                shared = overlap(candidates.lists[a].doc_ids, candidates.lists[b].doc_ids, cut)
-                self.overlaps[a, b, cut] = self.overlaps.get((a, b, cut), 0.0) + shared
+                sums[cut] += overlap(one.doc_ids, other.doc_ids, cut)
 
-    def _count_agreement(self, ranks, holders) -> None:
-        self.found_by.update(holders.values())
-        for doc_id, number in holders.items():
-            rank = min(of[doc_id] for of in ranks.values() if doc_id in of)
-            self.bucket_found_by.setdefault(_bucket_of(rank), Counter())[number] += 1
+    def summary(self) -> list[dict[str, Any]]:
+        return [
+            {"a": a, "b": b, "overlap": {str(cut): _share(total, self.queries) for cut, total in sums.items()}}
+            for (a, b), sums in self.overlaps.items()
+        ]
 
-    def _keep_cases(self, query: str, candidates: QueryCandidates, ranks, copies, suspects) -> None:
-        """The query's most suspicious negative of each kind, if it is among the most suspicious of all."""
-        if copies:
-            doc_id = max(copies, key=lambda d: (copies[d].same, copies[d].jaccard, d))
-            near = copies[doc_id]
-            reason = "same text" if near.same else f"{near.jaccard:.0%} of the shingles shared"
-            size: tuple[object, ...] = (near.same, round(near.jaccard, 9), _tie(candidates.query_id))
-            self._keep("duplicates", size, query, candidates, ranks, doc_id, near.positive, reason)
-        if suspects:
-            scores = self._scores(candidates)
-            listed = [p for p in candidates.positives if p in scores]
-            if not listed:
-                return
-            positive = max(listed, key=lambda p: (scores[p], p))
-            doc_id = max((d for d in suspects if d in scores), key=lambda d: (scores[d], d))
-            lead = scores[doc_id] - scores[positive]
-            unit = "of the ranker's score" if self.judged_by else "standard deviations of the lists' scores"
-            size = (round(lead, 9), _tie(candidates.query_id))
-            self._keep("leading", size, query, candidates, ranks, doc_id, positive, f"ahead by {lead:.2f} {unit}")
+
+class _Judged:
+    """How many negatives each ranking puts at or above the best relevant document."""
+
+    def __init__(self):
+        self.counts: dict[str, Counter] = {}
+
+    def add(self, query: _Query) -> None:
+        for name in query.candidates.rankings:
+            scored, above = judged(name, query.candidates, query.standing.holders)
+            if scored:
+                self.counts.setdefault(name, Counter()).update(negatives=len(scored), above=len(above))
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            name: {
+                "negatives": counts["negatives"],
+                "at_or_above_positive": counts["above"],
+                "at_or_above_positive_share": _share(counts["above"], counts["negatives"]),
+            }
+            for name, counts in self.counts.items()
+        }
+
+
+class _Queries:
+    """In how many queries something is found."""
+
+    def __init__(self):
+        self.duplicate = self.copy = self.suspect = 0
+
+    def add(self, query: _Query) -> None:
+        self.duplicate += any(copy.same for copy in query.copies.values())
+        self.copy += bool(query.copies)
+        self.suspect += bool(query.suspects)
+
+    def summary(self) -> dict[str, int]:
+        return {
+            "queries_with_a_duplicate": self.duplicate,
+            "queries_with_a_copy": self.copy,
+            "queries_with_a_suspect": self.suspect,
+        }
+
+
+class _Cases:
+    """The most suspicious negatives of each kind, at most one per query."""
+
+    def __init__(self, judged_by: str | None):
+        self.judged_by = judged_by
+        self.kept: dict[str, list] = {"duplicates": [], "leading": []}
+
+    def add(self, query: _Query) -> None:
+        if query.copies:
+            self._add_copy(query)
+        if leading := query.suspects - query.copies.keys():
+            self._add_leading(query, leading)
+
+    def _add_copy(self, query: _Query) -> None:
+        copies = query.copies
+        doc_id = max(copies, key=lambda d: (copies[d].same, copies[d].jaccard, d))
+        near = copies[doc_id]
+        reason = "same text" if near.same else f"{near.jaccard:.0%} of the shingles shared"
+        self._keep("duplicates", (near.same, round(near.jaccard, 9)), query, doc_id, near.positive, reason)
+
+    def _add_leading(self, query: _Query, suspects: set[str]) -> None:
+        scores = self._scores(query.candidates)
+        listed = [p for p in query.candidates.positives if p in scores]
+        if not listed:
+            return
+        positive = max(listed, key=lambda p: (scores[p], p))
+        doc_id = max((d for d in suspects if d in scores), key=lambda d: (scores[d], d))
+        lead = scores[doc_id] - scores[positive]
+        unit = "of the ranker's score" if self.judged_by else "standard deviations of the lists' scores"
+        self._keep("leading", (round(lead, 9),), query, doc_id, positive, f"ahead by {lead:.2f} {unit}")
 
     def _scores(self, candidates: QueryCandidates) -> dict[str, float]:
         if self.judged_by:
@@ -268,10 +351,14 @@ class _Examined:
             return dict(zip(ranking.doc_ids, ranking.scores, strict=True))
         return fused_scores({name: (one.doc_ids, one.scores) for name, one in candidates.lists.items()})
 
-    def _keep(self, kind, size, query, candidates, ranks, doc_id, positive, reason) -> None:
+    def _keep(
+        self, kind: str, size: tuple[object, ...], query: _Query, doc_id: str, positive: str, reason: str
+    ) -> None:
+        """Keep a negative if it is among the most suspicious so far; of equal `size`, a hash decides."""
+        query_id, ranks = query.candidates.query_id, query.standing.ranks
         case = {
-            "query_id": candidates.query_id,
-            "query": query,
+            "query_id": query_id,
+            "query": query.text,
             "doc_id": doc_id,
             "positive_id": positive,
             "reason": reason,
@@ -280,67 +367,47 @@ class _Examined:
             "text": None,
             "positive_text": None,
         }
-        keep = heapq.heappush if len(self.cases[kind]) < SUSPICIOUS else heapq.heappushpop
-        keep(self.cases[kind], (size, candidates.query_id, case))
+        keep = heapq.heappush if len(self.kept[kind]) < SUSPICIOUS else heapq.heappushpop
+        keep(self.kept[kind], ((*size, _tie(query_id)), query_id, case))
+
+    def summary(self) -> dict[str, list[dict[str, Any]]]:
+        """The cases of each kind, the most suspicious first."""
+        return {
+            kind: [case for _, _, case in sorted(kept, key=lambda one: one[:2], reverse=True)]
+            for kind, kept in self.kept.items()
+        }
+
+
+class _Examined:
+    """Everything counted so far."""
+
+    def __init__(self, text: Callable[[str], str], judged_by: str | None):
+        self.rule = Suspicion(text, judged_by)
+        self.lists, self.pairs, self.judged = _Lists(), _Pairs(), _Judged()
+        self.queries, self.cases = _Queries(), _Cases(judged_by)
+
+    def add(self, text: str, candidates: QueryCandidates) -> None:
+        standing = Standing.of(candidates)
+        copies = self.rule.copies(candidates, standing)
+        suspects = self.rule.leading(candidates, standing) | copies.keys()
+        query = _Query(text, candidates, standing, copies, suspects)
+        for counts in (self.lists, self.pairs, self.judged, self.queries, self.cases):
+            counts.add(query)
 
     def summary(self) -> dict[str, Any]:
-        names = list(self.lists)
-        cuts = [cut for cut in POSITIVE_CUTS if cut < self.deepest] + [self.deepest]
-        retrievers = {
-            name: {**self.lists[name].summary(), "positive_within": self._positive_within(name, cuts)}
-            for name in names
-        }
         return {
             "shingle_words": SHINGLE_WORDS,
             "near_duplicate_jaccard": NEAR_DUPLICATE_JACCARD,
             "overlap_cuts": list(OVERLAP_CUTS),
-            "judged_by": self.judged_by,
-            "retrievers": retrievers,
-            "pairs": self._pairs(names),
-            "found_by": _shares(self.found_by, len(names)),
-            "by_rank": [self._bucket(bucket, names) for bucket in sorted(self.buckets)],
-            "queries_with_a_duplicate": self.queries_with["duplicate"],
-            "queries_with_a_copy": self.queries_with["copy"],
-            "queries_with_a_suspect": self.queries_with["suspected"],
-            "judged": {
-                name: {
-                    "negatives": counts["negatives"],
-                    "at_or_above_positive": counts["above"],
-                    "at_or_above_positive_share": _share(counts["above"], counts["negatives"]),
-                }
-                for name, counts in self.judged.items()
-            },
-            "suspicious": {kind: list(self._told(found)) for kind, found in self.cases.items()},
+            "judged_by": self.rule.judged_by,
+            "retrievers": self.lists.by_retriever(),
+            "pairs": self.pairs.summary(),
+            "found_by": self.lists.shares_found_by(),
+            "by_rank": self.lists.by_rank(),
+            **self.queries.summary(),
+            "judged": self.judged.summary(),
+            "suspicious": self.cases.summary(),
         }
-
-    def _positive_within(self, name: str, cuts: Sequence[int]) -> dict[str, float]:
-        ranks = self.positive_ranks.get(name, Counter())
-        return {str(cut): _share(sum(n for rank, n in ranks.items() if rank <= cut), self.queries) for cut in cuts}
-
-    def _pairs(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        return [
-            {
-                "a": a,
-                "b": b,
-                "overlap": {str(cut): _share(self.overlaps[a, b, cut], self.queries) for cut in OVERLAP_CUTS},
-            }
-            for a, b in combinations(names, 2)
-        ]
-
-    def _bucket(self, bucket: tuple[int, int], names: Sequence[str]) -> dict[str, Any]:
-        counts = self.buckets[bucket]
-        return {
-            "from": bucket[0],
-            "to": min(bucket[1], self.deepest),
-            "found_by": _shares(self.bucket_found_by.get(bucket, Counter()), len(names)),
-            "retrievers": {name: counts.get(name, _OfList()).summary() for name in names},
-        }
-
-    def _told(self, found: list) -> Iterator[dict[str, Any]]:
-        for _, _, case in sorted(found, key=lambda kept: kept[:2], reverse=True):
-            if self.with_texts:
-                case |= {"text": self.text(case["doc_id"]), "positive_text": self.text(case["positive_id"])}
-            yield case
 
 
 def _bucket_of(rank: int) -> tuple[int, int]:

@@ -290,9 +290,14 @@ def _negatives_audit(folder: Path) -> list[str]:
         return []
     stated = read_json(folder / AUDIT_FILE)
     candidates = load_candidates(folder, stated["split"])
-    options = stated["queries_in_split"], stated.get("max_queries", stated["queries_in_split"]), stated["seed"]
     made = audit(
-        stream_rows(folder, stated["split"]), candidates.corpus.text, stated["split"], *options, stated["judged_by"]
+        stream_rows(folder, stated["split"]),
+        candidates.corpus.text,
+        stated["split"],
+        stated["queries_in_split"],
+        max_queries=stated.get("max_queries", stated["queries_in_split"]),
+        seed=stated["seed"],
+        judged_by=stated["judged_by"],
     )
     made = json.loads(json.dumps(made))
     return [

@@ -303,8 +303,15 @@ class ListwiseTrainer(Trainer):
         tokens = int(groups.lengths.sum())
         computed = tokens if is_padding_free(model) else sum(longest)
         flops = training_flops(model, torch.from_numpy(groups.lengths)) if self.health.peak_tflops else 0.0
-        given = groups.labels, groups.mask, groups.sources
-        self.health.observe(scores.detach(), *given, tokens=tokens, computed=computed, flops=flops)
+        self.health.observe(
+            scores.detach(),
+            groups.labels,
+            groups.mask,
+            groups.sources,
+            tokens=tokens,
+            computed=computed,
+            flops=flops,
+        )
 
     def _tokens_within_budget(self, model: torch.nn.Module) -> int:
         """The chunk whose graph fills the memory budget, measured on pairs of full length that say nothing."""

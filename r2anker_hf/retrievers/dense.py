@@ -176,19 +176,33 @@ class DenseRetriever:
     def _best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[Ranked]:
         """For each row of `queries` its best documents, chosen among the `width` candidates of faiss.
 
-        Where the candidates end within rounding of the score at the cut, equal documents may have been left out; the
-        query is searched again four times as wide. That is rare: it takes more than 32 near-equal passages.
+        A query whose candidates may lack a document is searched again, wider.
         """
-        size = len(self._corpus)
-        width = min(width, size)
+        width = min(width, len(self._corpus))
         scores, positions = self._nearest(queries, width)
         exact = self._exact(queries, positions)
         for row, query in enumerate(queries):
-            reached = scores[row, -1] >= scores[row, min(depth, width) - 1] - _ROUNDING * abs(scores[row]).max()
-            if reached and width < size:
-                yield from self._best(query[None], depth, 4 * width)
-            else:
-                yield cut(self._corpus.ids, positions[row], exact[row], depth)
+            found = positions[row], exact[row]
+            if self._may_lack(scores[row], depth):
+                found = self._widened(query[None], depth, width)
+            yield cut(self._corpus.ids, found[0], found[1], depth)
+
+    def _may_lack(self, scores: np.ndarray, depth: int) -> bool:
+        """Whether candidates end within rounding of the score at the cut, so that equal documents may be left out.
+
+        That is rare: it takes more than 32 near-equal passages. `scores` are those of one query, best first.
+        """
+        cut_at = scores[min(depth, len(scores)) - 1]
+        return len(scores) < len(self._corpus) and bool(scores[-1] >= cut_at - _ROUNDING * abs(scores).max())
+
+    def _widened(self, query: np.ndarray, depth: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Candidates of one query, [1, dimensions], and their scores: four times as many until none may be lacking."""
+        lacking = True
+        while lacking:
+            width = min(4 * width, len(self._corpus))
+            scores, positions = self._nearest(query, width)
+            lacking = self._may_lack(scores[0], depth)
+        return positions[0], self._exact(query, positions)[0]
 
     def _approximately_best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[Ranked]:
         assert self._approximate is not None  # or `_best` was called

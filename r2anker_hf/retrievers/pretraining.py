@@ -125,8 +125,14 @@ class Passages(Dataset):
         epoch, index = item
         position = int(self.positions[index])
         tokens, config = self.tokens.at(position), self.config
-        shares = config.encoder_mask, config.decoder_mask
-        encoder, decoder = masked_places(self.words(tokens), config.seed, epoch, position, *shares)
+        encoder, decoder = masked_places(
+            self.words(tokens),
+            config.seed,
+            epoch,
+            position,
+            encoder_share=config.encoder_mask,
+            decoder_share=config.decoder_mask,
+        )
         return {"tokens": tokens, "encoder_masked": encoder, "decoder_masked": decoder}
 
 

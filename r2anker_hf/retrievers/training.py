@@ -22,6 +22,7 @@ from ..negatives.suspects import with_suspects
 from ..processes import is_main_process, wait_for_all
 from ..records import InputError
 from ..stage import TRAINING_FILE
+from .base import IndexableCorpus, Texts, as_corpus
 from .encoders import check_encoder, head_is_fresh, load_encoder
 from .options import RetrieverTraining
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SparseEncoder
     from transformers import Trainer, TrainerState
-
-    from .base import IndexableCorpus
 
 MASKED = 0.15  # of the tokens that a fresh head learns to restore, as BERT
 _HEAD_BATCH = 32
@@ -132,7 +131,10 @@ def limited(encoder: Any, max_length: int, source: str | os.PathLike) -> Any:
 
 
 def load_splade(
-    model: str | os.PathLike, revision: str | None, settings: RetrieverTraining, texts: Callable[[int], str], size: int
+    model: str | os.PathLike,
+    revision: str | None,
+    settings: RetrieverTraining,
+    corpus: IndexableCorpus | Texts | None = None,
 ) -> SparseEncoder:
     """A SparseEncoder from its folder or Hub id, or from any encoder with a masked-language-model class; in float32.
 
@@ -144,8 +146,10 @@ def load_splade(
         model: folder or Hub id.
         revision: commit of a Hub model.
         settings: `max_length`, `head_steps` and `seed` are read.
-        texts: passage by position, to learn from.
-        size: number of passages.
+        corpus: passages, or texts, that a fresh head learns from; None for a model that has its head.
+
+    Raises:
+        InputError: the head is fresh, and there is no corpus.
     """
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Transformer
@@ -167,9 +171,23 @@ def load_splade(
         encoder = SparseEncoder(modules=[transformer, SpladePooling()])
     limited(check_encoder(encoder, model, revision, fresh_head=True), settings.max_length, model)
     if settings.head_steps and head_is_fresh(encoder, model, revision):
+        if corpus is None:
+            raise InputError(f"{model}: its masked-language-model head is fresh; give the passages that teach it")
         with seeded(settings.seed):  # dropout
-            teach_head(encoder, texts, size, settings)
+            teach_head(encoder, as_corpus(corpus), settings)
     return encoder
+
+
+def load_retriever(kind: str, model: str | os.PathLike, revision: str | None, settings: RetrieverTraining) -> Any:
+    """A retriever to train, in float32: what `starting_model` gave, or what a training saved.
+
+    Args:
+        kind: "dense" or "splade".
+        model: folder or Hub id.
+        revision: commit of a Hub model.
+        settings: see `load_dense` and `load_splade`.
+    """
+    return load_dense(model, revision, settings) if kind == "dense" else load_splade(model, revision, settings)
 
 
 def starting_model(
@@ -195,7 +213,7 @@ def starting_model(
     if kind == "dense":
         return model
     if is_main_process() and not target.exists():
-        encoder = load_splade(model, revision, settings, lambda n: corpus.texts(n, n + 1)[0], len(corpus))
+        encoder = load_splade(model, revision, settings, corpus)
         save_encoder(encoder, target)
     wait_for_all()
     return target
@@ -226,7 +244,7 @@ def _is_sparse_encoder(model: str | os.PathLike, revision: str | None) -> bool:
     return found is not None and '"SparseEncoder"' in Path(found).read_text(encoding="utf-8")
 
 
-def teach_head(encoder: SparseEncoder, texts: Callable[[int], str], size: int, settings: RetrieverTraining) -> None:
+def teach_head(encoder: SparseEncoder, corpus: IndexableCorpus, settings: RetrieverTraining) -> None:
     """Teach a fresh head the vocabulary on windows of passages, then let a passage start with few weighty terms.
 
     Masked-language-model steps with the loss over all words, masked or not: naming the tokens that are there is what
@@ -249,8 +267,7 @@ def teach_head(encoder: SparseEncoder, texts: Callable[[int], str], size: int, s
     model.train()
     bar = tqdm(range(steps), desc="teach the MLM head", unit="step")
     for _ in bar:
-        chosen = torch.randint(size, (_HEAD_BATCH,), generator=generator).tolist()
-        windows = [_window(tokenizer, texts(position), generator) for position in chosen]
+        windows = [_window(tokenizer, text, generator) for text in _some_texts(corpus, generator)]
         batch, whole = collate(windows), tokenizer.pad({"input_ids": windows}, return_tensors="pt")["input_ids"]
         batch["labels"] = whole.masked_fill(torch.isin(whole, special), -100)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
@@ -262,7 +279,13 @@ def teach_head(encoder: SparseEncoder, texts: Callable[[int], str], size: int, s
         optimizer.zero_grad()
         bar.set_postfix(loss=f"{loss.item():.2f}")
     model.eval()
-    _start_sparse(encoder, [texts(int(p)) for p in torch.randint(size, (_HEAD_BATCH,), generator=generator)])
+    _start_sparse(encoder, _some_texts(corpus, generator))
+
+
+def _some_texts(corpus: IndexableCorpus, generator: torch.Generator) -> list[str]:
+    """A batch of passages, drawn with replacement."""
+    places = torch.randint(len(corpus), (_HEAD_BATCH,), generator=generator).tolist()
+    return [corpus.texts(place, place + 1)[0] for place in places]
 
 
 def _window(tokenizer: Any, text: str, generator: torch.Generator) -> list[int]:

@@ -13,17 +13,20 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from enum import Enum
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .config import CONFIG_FILE, save_config, with_names_of_today
 from .files import check_output, remove, sha256_file, write_whole
 from .processes import gather, processes
 from .records import InputError
 from .revisions import commit_of
+
+Config = TypeVar("Config")
 
 PROVENANCE_FILE = "provenance.json"
 TRAINING_FILE = "training_stage.json"
@@ -85,27 +88,33 @@ def run_stage(
         state.wait_for_everyone()
 
 
-def pinned(config: Any, name: str, kind: str = "model") -> str | Path:
-    """An input that a configuration names, as a stage records it: a local folder, or a Hub id with its commit.
+def pinned(config: Config, **kinds: str) -> tuple[Config, dict[str, str | Path]]:
+    """The configuration with commits, and the inputs that it names, as a stage records them.
 
-    A Hub id without a commit gets the newest one, written into the configuration. So the stage loads what it
-    records, and a later launch goes on with the same.
+    An input is a local folder, or a Hub id with its commit. A Hub id without a commit gets the newest one. So the
+    stage loads what it records, and a later launch goes on with the same.
 
     Args:
-        config: has the attributes `name` and `name`_revision.
-        name: of the attribute, such as "model".
-        kind: "model" or "dataset".
+        config: has the attributes NAME and NAME_revision of each input; it stays as it is.
+        kinds: "model" or "dataset" by NAME; inputs that are None or empty are left out.
 
     >>> from types import SimpleNamespace
-    >>> pinned(SimpleNamespace(model="owner/name", model_revision="0123456789" * 4), "model")
-    'owner/name@0123456789012345678901234567890123456789'
+    >>> config = SimpleNamespace(model="owner/name", model_revision="0123456789" * 4, teacher=None)
+    >>> pinned(config, model="model", teacher="model")[1]
+    {'model': 'owner/name@0123456789012345678901234567890123456789'}
     """
-    source, revision = getattr(config, name), getattr(config, f"{name}_revision")
-    if Path(source).exists():
-        return Path(source)
-    commit = commit_of(source, revision, kind)
-    setattr(config, f"{name}_revision", commit)
-    return f"{source}@{commit or 'main'}"
+    config, inputs = copy(config), {}
+    for name, kind in kinds.items():
+        source, revision = getattr(config, name), f"{name}_revision"
+        if not source:
+            continue
+        if Path(source).exists():
+            inputs[name] = Path(source)
+        else:
+            commit = commit_of(source, getattr(config, revision), kind)
+            setattr(config, revision, commit)
+            inputs[name] = f"{source}@{commit or 'main'}"
+    return config, inputs
 
 
 def recorded_inputs(folder: Path) -> dict[str, str]:

@@ -48,7 +48,7 @@ class AnalysisConfig:
 
 
 def main(config: AnalysisConfig) -> None:
-    inputs: dict[str, str | Path] = {"negatives": pinned(config, "negatives", "dataset")}
+    config, inputs = pinned(config, negatives="dataset")
     run_stage(config, config.output_dir, inputs, partial(analyse, config))
 
 

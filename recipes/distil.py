@@ -47,12 +47,7 @@ class DistillationConfig:
 
 
 def main(config: DistillationConfig, training: DistillationTraining) -> None:
-    inputs: dict[str, str | Path] = {
-        "negatives": pinned(config, "negatives", "dataset"),
-        "model": pinned(config, "model"),
-    }
-    if config.teacher:
-        inputs["teacher"] = pinned(config, "teacher")
+    config, inputs = pinned(config, negatives="dataset", model="model", teacher="model")
     scratch = ("checkpoints", "teacher", "suspects", "start", "tuples.arrow")
     run_stage((config, training), config.output_dir, inputs, partial(distil, config, training), scratch=scratch)
 

@@ -39,7 +39,7 @@ class ExportConfig:
 
 
 def main(config: ExportConfig, sampling: Sampling) -> None:
-    inputs: dict[str, str | Path] = {"negatives": pinned(config, "negatives", "dataset")}
+    config, inputs = pinned(config, negatives="dataset")
     run_stage((config, sampling), config.output_dir, inputs, partial(export, config, sampling))
 
 

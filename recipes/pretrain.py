@@ -65,10 +65,8 @@ def main(config: EncoderConfig, training: PretrainingOptions) -> None:
 
     refuse_unheeded(training)
     collection = config.load(config.split)
-    inputs = {
-        "collection": f"{collection.name}@{collection.revision}",
-        "model": pinned(config, "model"),
-    }
+    config, model = pinned(config, model="model")
+    inputs = {"collection": f"{collection.name}@{collection.revision}", **model}
     work, scratch = partial(pretrain, config, training, collection), ("checkpoints", "tokens", "tokenizer")
     run_stage((config, training), training.output_dir, inputs, work, scratch=scratch)
 

@@ -69,11 +69,8 @@ def main(config: RerankingConfig) -> None:
     from r2anker_hf.rankers.foreign import loaded_by
 
     collection = config.load(config.split)
-    inputs: dict[str, str | Path] = {
-        "ranker": pinned(config, "ranker"),
-        "collection": f"{collection.name}@{collection.revision}",
-        "run": Path(config.first_stage),
-    }
+    config, inputs = pinned(config, ranker="model")
+    inputs |= {"collection": f"{collection.name}@{collection.revision}", "run": Path(config.first_stage)}
     inputs |= loaded_by(config.ranker, config.ranker_revision, config.prompt)
     work = partial(rerank, config, collection)
     run_stage(config, config.output_dir, inputs, work, free=("batch_size",), scratch=("work",))

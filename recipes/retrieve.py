@@ -71,7 +71,8 @@ def main(config: RetrievalConfig) -> None:
     if config.retriever != "bm25":
         if not config.model:
             raise InputError(f"--model is needed for {config.retriever} retrieval: its folder or Hub id")
-        inputs["model"] = pinned(config, "model")
+        config, model = pinned(config, model="model")
+        inputs |= model
     if config.dry_run:
         make = partial(build_retriever, config)
         estimate = plan(config.retriever, make, collection.corpus, collection.queries, config.depth, config.shard_size)

@@ -69,10 +69,7 @@ class TeachingConfig:
 def main(config: TeachingConfig) -> None:
     from r2anker_hf.rankers.foreign import loaded_by
 
-    inputs: dict[str, str | Path] = {
-        "negatives": pinned(config, "negatives", "dataset"),
-        "ranker": pinned(config, "ranker"),
-    }
+    config, inputs = pinned(config, negatives="dataset", ranker="model")
     inputs |= loaded_by(config.ranker, config.ranker_revision, config.prompt)
     run_stage(config, config.output_dir, inputs, partial(teach, config), free=("batch_size",), scratch=("work",))
 

@@ -124,7 +124,9 @@ def main(config: RankerConfig, training: ListwiseOptions) -> None:
 
     refuse_unheeded(training)
     check_stopping(config, training)
-    inputs: dict[str, str | Path] = {**pinned_negatives(config), "model": pinned(config, "model")}
+    config, inputs = pinned_negatives(config)
+    config, model = pinned(config, model="model")
+    inputs |= model
     dev = dev_of(config)
     if dev:
         collection, _ = dev
@@ -151,22 +153,21 @@ def check_stopping(config: RankerConfig, training: ListwiseConfig) -> None:
         raise InputError(f"early_stopping_patience keeps the best measured checkpoint: give --save_strategy {when}")
 
 
-def pinned_negatives(config: RankerConfig) -> dict[str, str | Path]:
-    """The candidates as a stage records them, and their commits put into the configuration (see `pinned`)."""
+def pinned_negatives(config: RankerConfig) -> tuple[RankerConfig, dict[str, str | Path]]:
+    """The configuration with the commits of all candidates, and these as a stage records them (see `pinned`)."""
     count = len(config.negatives)
     for name in ("negatives_revision", "negatives_split"):
         if len(getattr(config, name)) not in (0, 1, count):
             raise InputError(f"{name} has {len(getattr(config, name))} values for {count} sets of negatives")
     revisions = [None if revision == NO_REVISION else revision for revision in config.negatives_revision]
     sets = [
-        SimpleNamespace(negatives=source, negatives_revision=revision)
+        pinned(SimpleNamespace(negatives=source, negatives_revision=revision), negatives="dataset")
         for source, revision in zip(config.negatives, spread(revisions or [None], count), strict=True)
     ]
     names = ["negatives"] if count == 1 else [f"negatives {number}" for number in range(1, count + 1)]
-    inputs = {name: pinned(one, "negatives", "dataset") for name, one in zip(names, sets, strict=True)}
-    found = [one.negatives_revision or NO_REVISION for one in sets]
-    config.negatives_revision = [] if set(found) == {NO_REVISION} else found
-    return inputs
+    inputs = {name: recorded["negatives"] for name, (_, recorded) in zip(names, sets, strict=True)}
+    found = [one.negatives_revision or NO_REVISION for one, _ in sets]
+    return replace(config, negatives_revision=[] if set(found) == {NO_REVISION} else found), inputs
 
 
 def spread(values: Sequence[T], count: int) -> list[T]:

@@ -60,10 +60,8 @@ def main(config: TwoStageConfig, training: RetrieverTraining) -> None:
         queries = list(collection.queries.items())
         chosen = evenly_spaced(len(queries), config.max_queries)
         collection = replace(collection, queries=dict(queries[place] for place in chosen))
-    inputs: dict[str, str | Path] = {"collection": f"{collection.name}@{collection.revision}"}
-    inputs["model"] = pinned(config, "model")
-    if config.negatives:
-        inputs["negatives"] = pinned(config, "negatives", "dataset")
+    config, models = pinned(config, model="model", negatives="dataset")
+    inputs = {"collection": f"{collection.name}@{collection.revision}", **models}
     work, scratch = partial(two_stages, config, training, collection), ("checkpoints-*", "tuples-*", "index-*")
     run_stage((config, training), config.output_dir, inputs, work, scratch=scratch)
 

@@ -138,7 +138,7 @@ from types import SimpleNamespace
 
 started = time.perf_counter()
 try:
-    pinned(SimpleNamespace(model="owner/name", model_revision=None), "model")
+    pinned(SimpleNamespace(model="owner/name", model_revision=None), model="model")
 except InputError as error:
     print(error, time.perf_counter() - started < 5)
 """

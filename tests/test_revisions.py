@@ -36,7 +36,8 @@ from types import SimpleNamespace
 from r2anker_hf.stage import pinned
 
 config = SimpleNamespace(model="me/toy", model_revision="main", ranker="me/none", ranker_revision=None)
-print(json.dumps([pinned(config, "model"), config.model_revision, pinned(config, "ranker"), config.ranker_revision]))
+config, inputs = pinned(config, model="model", ranker="model")
+print(json.dumps([inputs["model"], config.model_revision, inputs["ranker"], config.ranker_revision]))
 """
 
 

@@ -132,13 +132,23 @@ def test_a_folder_is_hashed_by_its_files(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_text("1")
     given = SimpleNamespace(model=str(tmp_path / "model"), model_revision=None)
-    run_stage(Config(), tmp_path / "a", {"model": pinned(given, "model")}, write)
+    run_stage(Config(), tmp_path / "a", pinned(given, model="model")[1], write)
     (tmp_path / "model" / "weights").write_text("2")
-    run_stage(Config(), tmp_path / "b", {"model": pinned(given, "model")}, write)
+    run_stage(Config(), tmp_path / "b", pinned(given, model="model")[1], write)
     inputs = [json.loads((tmp_path / name / "provenance.json").read_text())["inputs"]["model"] for name in "ab"]
     assert inputs[0] != inputs[1]
     given.model, given.model_revision = "owner/name", "0123456789" * 4
-    assert pinned(given, "model") == f"owner/name@{given.model_revision}"
+    assert pinned(given, model="model")[1] == {"model": f"owner/name@{given.model_revision}"}
+
+
+def test_a_commit_is_written_into_a_copy(monkeypatch):
+    monkeypatch.setattr("r2anker_hf.stage.commit_of", lambda source, revision, kind: f"{source} {revision} {kind}")
+    given = SimpleNamespace(model="me/a", model_revision=None, negatives="me/b", negatives_revision="v1", teacher=None)
+    before = dict(vars(given))
+    config, inputs = pinned(given, model="model", negatives="dataset", teacher="model")
+    assert inputs == {"model": "me/a@me/a None model", "negatives": "me/b@me/b v1 dataset"}
+    assert (config.model_revision, config.negatives_revision) == ("me/a None model", "me/b v1 dataset")
+    assert vars(given) == before
 
 
 FOREIGN = {

@@ -103,7 +103,8 @@ def pinned(config: Config, **kinds: str) -> tuple[Config, dict[str, str | Path]]
     >>> pinned(config, model="model", teacher="model")[1]
     {'model': 'owner/name@0123456789012345678901234567890123456789'}
     """
-    config, inputs = copy(config), {}
+    config = copy(config)
+    inputs: dict[str, str | Path] = {}
     for name, kind in kinds.items():
         source, revision = getattr(config, name), f"{name}_revision"
         if not source:

@@ -1,6 +1,7 @@
 """What tests cost in seconds of a CPU, and which of them `make quick` runs; a busy machine changes neither."""
 
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -26,19 +27,19 @@ def spent() -> float:
 class Costs:
     """Counts what the quick files cost, and fails a run in which they cost too much."""
 
-    def __init__(self, config):
-        self.config = config
-        self.before = 0.0
+    def __init__(self, config, clock: Callable[[], float] = spent):
+        self.config, self.clock = config, clock
+        self.before = clock()
         self.seconds: dict[str, float] = {}
 
     def pytest_collection_finish(self):
-        self.before = spent()
+        self.before = self.clock()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self):
         """A report has the seconds since the one before; it is sent from a worker to the main process."""
         report = yield
-        now = spent()
+        now = self.clock()
         report.cpu_seconds, self.before = now - self.before, now
         return report
 

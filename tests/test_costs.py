@@ -42,10 +42,8 @@ def test_a_run_without_quick_files_says_nothing():
     assert ended(report("test_recipes", 900.0)) == (0, [])
 
 
-def test_a_report_carries_the_seconds_of_its_phase(monkeypatch):
-    clock = iter([1.0, 1.5, 4.0])
-    monkeypatch.setattr("costs.spent", lambda: next(clock))
-    costs = Costs(SimpleNamespace())
+def test_a_report_carries_the_seconds_of_its_phase():
+    costs = Costs(SimpleNamespace(), clock=iter([0.0, 1.0, 1.5, 4.0]).__next__)
     costs.pytest_collection_finish()
     for expected in (0.5, 2.5):
         phase = costs.pytest_runtest_makereport()

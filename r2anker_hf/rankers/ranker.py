@@ -9,7 +9,7 @@ import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -35,6 +35,7 @@ from ..run import Run
 from .calibration import Calibration
 from .collator import PairEncoder, Text, window_places
 from .onnx_files import OnnxModel
+from .pool import DevicePool, Devices, check_device
 from .saving import save_ranker
 
 BUFFER = 4096  # pairs tokenised and sorted by length together: bounds memory, keeps batches of like length
@@ -266,6 +267,9 @@ class CrossEncoderRanker(Reranker):
         activation_fn: Callable[[torch.Tensor], torch.Tensor] | None = None,
         convert_to_tensor: bool = False,
         calibrated: bool = False,
+        device: Devices | str | torch.device | None = None,
+        pool: DevicePool | None = None,
+        chunk_size: int | None = None,
     ) -> Any:
         """Scores of (query, document) pairs; equal pairs are scored once, so that they have equal scores.
 
@@ -278,19 +282,28 @@ class CrossEncoderRanker(Reranker):
             activation_fn: applied to the logits, such as `torch.nn.Sigmoid()`; default none.
             convert_to_tensor: return a tensor on the model's device.
             calibrated: return the probability that the document is relevant, in place of the logit.
+            device: where the model scores, and then stays. Of a list, each device scores a part in a process of its
+                own, and scores are the same to the last bit as on one of them.
+            pool: processes of `start_multi_process_pool`, which outlast this call.
+            chunk_size: pairs that a process of a pool gets at a time; default `BUFFER`. Another number changes scores
+                by rounding only.
 
         Returns:
             [pairs] float32 scores as an array or a tensor; of one pair a single number.
 
         Raises:
-            InputError: something else than pairs of texts; a batch size below 1; scores that are NaN; `calibrated`
-                of a ranker without calibration, or beside an activation.
+            InputError: something else than pairs of texts; a batch or chunk size below 1; a device that cannot be
+                used; scores that are NaN; `calibrated` of a ranker without calibration, or beside an activation.
         """
         calibration = self._calibration(activation_fn) if calibrated else None
         alone = len(inputs) > 0 and isinstance(inputs[0], str)
         pairs = _pairs([inputs] if alone else inputs)
         unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
-        found = self.score(unique, bool(show_progress_bar), len(unique), batch_size)
+        with self._pool_of(device) if pool is None else nullcontext(pool) as shared:
+            if shared is None:
+                found = self.score(unique, bool(show_progress_bar), len(unique), batch_size)
+            else:
+                found = _together(shared, list(unique), chunk_size, batch_size, bool(show_progress_bar))
         if calibration:
             found = calibration.probabilities(found).astype(np.float32)
         scores: np.ndarray | torch.Tensor = (
@@ -313,6 +326,34 @@ class CrossEncoderRanker(Reranker):
                 "ranker.calibration = calibrate(run, qrels)"
             )
         return self.calibration
+
+    def start_multi_process_pool(self, target_devices: Devices | None = None) -> DevicePool:
+        """A process per device for `predict(..., pool=pool)`, as of sentence-transformers' CrossEncoder.
+
+        Args:
+            target_devices: as torch names them; default all GPUs.
+
+        Raises:
+            InputError: no device, or one that cannot be used.
+        """
+        return DevicePool(self, target_devices)
+
+    @staticmethod
+    def stop_multi_process_pool(pool: DevicePool) -> None:
+        """End the processes of a pool."""
+        pool.close()
+
+    @contextmanager
+    def _pool_of(self, device: Devices | str | torch.device | None) -> Iterator[DevicePool | None]:
+        """A pool over several devices while it is needed; None for a single one, to which the model goes."""
+        if device is None or isinstance(device, str | torch.device):
+            if device is not None:
+                check_device(device)
+                self.model.to(device)  # type: ignore[arg-type]  # see `from_pretrained`
+            yield None
+        else:
+            with closing(self.start_multi_process_pool(device)) as pool:
+                yield pool
 
     def score(
         self,
@@ -527,6 +568,20 @@ def _pairs(inputs: Sequence[Any]) -> list[tuple[str, str]]:
         if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise InputError(f"inputs[{place}] is {str(inputs[place])[:80]!r}, but must be a pair (query, document)")
     return pairs
+
+
+def _together(
+    pool: DevicePool, pairs: list[tuple[str, str]], chunk_size: int | None, batch_size: int | None, progress: bool
+) -> np.ndarray:
+    """Scores of pairs by all processes of a pool, in the chunks that one process would go through."""
+    if chunk_size is not None and chunk_size < 1:
+        raise InputError(f"chunk_size is {chunk_size}, but must be at least 1")
+    scores = []
+    with tqdm(total=len(pairs), unit="pair", disable=not progress, desc="rerank") as bar:
+        for found in pool.score(_buffers(pairs, chunk_size or BUFFER), batch_size):
+            scores.append(found)
+            bar.update(len(found))
+    return np.concatenate(scores) if scores else np.zeros(0, np.float32)
 
 
 def in_shards(

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils as integrations
 
 from r2anker_hf.records import InputError
 from r2anker_hf.retrievers.training import (
@@ -134,3 +136,32 @@ def test_bad_settings_are_named():
     ]:
         with pytest.raises(InputError, match=message):
             RetrieverTraining(**options)
+
+
+class Tracker(TrainerCallback):
+    """A tracker of transformers, which notes what it is told."""
+
+    told: list = []
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        self.told.append(logs)
+
+
+@pytest.mark.parametrize("names, told", [([], False), (["none"], False), (["trackio"], True)])
+def test_losses_go_to_the_trackers_that_are_asked_for(names, told, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(integrations.INTEGRATION_TO_CALLBACK, "trackio", Tracker)
+    monkeypatch.setattr(integrations, "get_available_reporting_integrations", lambda: ["trackio"])
+    monkeypatch.setattr(Tracker, "told", [])
+    options = {"report_to": names} if names else {}
+    settings = RetrieverTraining(**SMALL, num_negatives=1, num_train_epochs=1, **options)
+    write_tuples(rows_of_colours(), str, settings, tmp_path / "t.arrow")
+    tuples = Dataset.from_file(str(tmp_path / "t.arrow"))
+    train(load_dense(tiny_model, None, settings), tuples, settings, tmp_path / "checkpoints")
+    assert any("loss" in logs for logs in Tracker.told) == told
+
+
+def test_a_tracker_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(integrations, "get_available_reporting_integrations", lambda: ["tensorboard"])
+    for name, told in (("trackio", "is not installed: pip install trackio"), ("nope", "transformers does not know")):
+        with pytest.raises(InputError, match=f"report_to is '{name}', which {told}; choices: none, all, tensorboard"):
+            RetrieverTraining(report_to=["tensorboard", name])

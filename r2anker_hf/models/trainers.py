@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import Sampler
 from transformers import TrainingArguments
+from transformers.integrations import integration_utils as integrations
 
 from ..draws import permutation
 from ..records import InputError
@@ -27,6 +28,22 @@ def refuse_unheeded(args: TrainingArguments) -> None:
     for name, instead in NOT_HEEDED.items():
         if getattr(args, name):
             raise InputError(f"{name} is not for this training: {instead}")
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that transformers does not know, or whose package is not installed, before anything is made.
+
+    Args:
+        names: as in transformers' `report_to`: "none", "all", or names of trackers.
+
+    Raises:
+        InputError: with the trackers that are installed.
+    """
+    installed = integrations.get_available_reporting_integrations()
+    for name in sorted(set(names) - {"none", "all", *installed}):
+        known = name in integrations.INTEGRATION_TO_CALLBACK
+        what = f"which is not installed: pip install {name}" if known else "which transformers does not know"
+        raise InputError(f"report_to is {name!r}, {what}; choices: {', '.join(['none', 'all', *installed])}")
 
 
 def use_one_gpu(args: TrainingArguments) -> None:

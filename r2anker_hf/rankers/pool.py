@@ -7,16 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..models.padding_free import is_padding_free, use_packed_attention
 from ..records import InputError
-
-if TYPE_CHECKING:
-    from .ranker import CrossEncoderRanker
 
 Devices = Sequence[str | torch.device]
 Chunk = Sequence[tuple[str, str]]
@@ -29,14 +26,14 @@ class DevicePool:
     `if __name__ == "__main__":`, as for every pool of Python's.
 
     Args:
-        ranker: what scores.
+        ranker: a `CrossEncoderRanker`.
         devices: as torch names them, one per process; default all GPUs. CPUs may stand there several times.
 
     Raises:
         InputError: no device, or one that cannot be used.
     """
 
-    def __init__(self, ranker: CrossEncoderRanker, devices: Devices | None = None):
+    def __init__(self, ranker: Any, devices: Devices | None = None):
         if devices is None:
             devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         if not devices:
@@ -69,11 +66,11 @@ def check_device(device: str | torch.device) -> None:
         raise InputError(f"device {str(device)!r} cannot be used: {str(error).strip().splitlines()[0]}") from error
 
 
-_working: dict[str, CrossEncoderRanker] = {}
+_working: dict[str, Any] = {}
 """The ranker of a process of a pool."""
 
 
-def _start(ranker: CrossEncoderRanker, waiting: Any, threads: int) -> None:
+def _start(ranker: Any, waiting: Any, threads: int) -> None:
     """Take one of the waiting devices; as many threads as where the pool was made give the same bits."""
     torch.set_num_threads(threads)
     model: Any = ranker.model

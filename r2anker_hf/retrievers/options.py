@@ -45,9 +45,17 @@ class RetrieverTraining(Sampling):
         },
     )
     logging_steps: int = field(default=20, metadata={"help": "Steps between two lines of the log."})
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={"help": "Trackers that are told the losses, such as trackio; none, all, or names of transformers."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.report_to != ["none"]:
+            from ..models.trainers import check_trackers
+
+            check_trackers(self.report_to)
         choices = ("auto", "no", "bf16")
         if self.mixed_precision not in choices:
             raise InputError(f"mixed_precision is {self.mixed_precision!r}; choices: {', '.join(choices)}")

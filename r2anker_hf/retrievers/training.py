@@ -414,7 +414,7 @@ def _arguments(settings: RetrieverTraining, checkpoints: str | os.PathLike) -> d
         "save_steps": _CHECKPOINTS,
         "save_total_limit": 1,
         "logging_steps": settings.logging_steps,
-        "report_to": "none",
+        "report_to": settings.report_to,
     }
 
 

@@ -43,11 +43,20 @@ class CollectionFacts:
 class Judged(typing.Protocol):
     """What `evaluate` reads of a `Collection`."""
 
-    name: str
-    revision: str
-    split: str
-    corpus: typing.Any
-    qrels: dict[str, dict[str, int]]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def revision(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def corpus(self) -> typing.Any: ...
+
+    @property
+    def qrels(self) -> dict[str, dict[str, int]]: ...
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,13 @@ class DevicePool:
         if not devices:
             raise InputError("a pool needs devices, and there is no GPU: name them, such as ['cpu', 'cpu']")
         for device in devices:
-            check_device(device)
+            check_device(device, ranker.model)
         context = get_context("spawn")  # a forked process could not use CUDA
         self._waiting = context.SimpleQueue()
         for device in devices:
             self._waiting.put(str(device))
         shared = copy.copy(ranker)
-        shared.model = copy.deepcopy(ranker.model).to("cpu").share_memory()  # type: ignore[arg-type]
+        shared.model = copy.deepcopy(ranker.model).to("cpu").share_memory()
         given = (shared, self._waiting, torch.get_num_threads())
         self._executor = ProcessPoolExecutor(len(devices), context, _start, given)
 
@@ -58,8 +58,10 @@ class DevicePool:
         self._executor.shutdown(cancel_futures=True)
 
 
-def check_device(device: str | torch.device) -> None:
-    """InputError where a model cannot be put on this device."""
+def check_device(device: str | torch.device, model: Any) -> None:
+    """InputError where the model cannot be put on this device."""
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(f"{model.name_or_path}: an ONNX file stays on its CPU; load the ranker with backend='torch'")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the second where torch was built without CUDA

@@ -304,13 +304,13 @@ class CrossEncoderRanker(Reranker):
                 found = self.score(unique, bool(show_progress_bar), len(unique), batch_size)
             else:
                 found = _together(shared, list(unique), chunk_size, batch_size, bool(show_progress_bar))
+        if len(unique) < len(pairs):
+            found = found[[unique[pair] for pair in pairs]]
         if calibration:
             found = calibration.probabilities(found).astype(np.float32)
-        scores: np.ndarray | torch.Tensor = (
-            found[[unique[pair] for pair in pairs]] if len(unique) < len(pairs) else found
-        )
+        scores: np.ndarray | torch.Tensor = found
         if activation_fn is not None or convert_to_tensor:
-            values = torch.from_numpy(scores).to(self.model.device if convert_to_tensor else "cpu")
+            values = torch.from_numpy(found).to(self.model.device if convert_to_tensor else "cpu")
             values = values if activation_fn is None else activation_fn(values)
             scores = values if convert_to_tensor else values.numpy()
         if not alone:
@@ -348,8 +348,8 @@ class CrossEncoderRanker(Reranker):
         """A pool over several devices while it is needed; None for a single one, to which the model goes."""
         if device is None or isinstance(device, str | torch.device):
             if device is not None:
-                check_device(device)
-                self.model.to(device)  # type: ignore[arg-type]  # see `from_pretrained`
+                check_device(device, self.model)
+                self.model.to(device)  # type: ignore  # see `from_pretrained`
             yield None
         else:
             with closing(self.start_multi_process_pool(device)) as pool:

@@ -45,7 +45,8 @@ class Costs:
 
     def pytest_runtest_logreport(self, report):
         file = report.nodeid.partition("::")[0].rpartition("/")[2].removesuffix(".py")
-        self.seconds[file] = self.seconds.get(file, 0) + report.cpu_seconds
+        # a worker that crashed reports none
+        self.seconds[file] = self.seconds.get(file, 0) + getattr(report, "cpu_seconds", 0.0)
 
     def quick(self) -> dict[str, float]:
         """Seconds per quick file, the dearest first."""

@@ -254,7 +254,7 @@ def test_a_collection_that_is_not_there_is_refused(stage, option, finished, tiny
         ("train_ranker", {"bf16": "true", "fp16": "true"}, "mixed_precision is no, but bf16 is true"),
         ("train_retriever", {"max_queries": 1, "num_train_epochs": 1}, "1 tuples .* do not fill one batch of 2"),
         ("pretrain", {"push_to_hub": "true"}, "push_to_hub is not for this training"),
-        ("publish", {"kind": "retriever"}, "config.yaml: lacks split"),
+        ("publish", {"kind": "retriever"}, "config.yaml: lacks retriever; is the folder of another --kind"),
         ("publish", {"report": "REPORT", "runs": "x"}, "no system is called '7'"),
     ],
 )

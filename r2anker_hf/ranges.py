@@ -74,7 +74,9 @@ RANGES: dict[str, Range] = {
     ),
     "max_windows": Range(least=1, most=256),  # 256 of 128 tokens read some 13,000
     **dict.fromkeys(("batch_size", "batch_sizes", "encode_batch_size", "queries_a_part", "shard_size"), COUNT),
-    **dict.fromkeys(("audit_queries", "head_steps", "lora_rank", "epoch", "collection_options"), COUNT_OR_NONE),
+    **dict.fromkeys(
+        ("audit_queries", "onnx_queries", "head_steps", "lora_rank", "epoch", "collection_options"), COUNT_OR_NONE
+    ),
     # of a training
     "num_train_epochs": POSITIVE,
     **dict.fromkeys(("held_out", "early_stopping_patience", "keep_at"), COUNT),
@@ -102,7 +104,7 @@ RANGES: dict[str, Range] = {
     # of chance
     **dict.fromkeys(("seed", "data_seed"), SEED),
     **dict.fromkeys(("temperature", "sampling_temperature", "teacher_temperature"), TEMPERATURE),
-    "smoothing": PART,
+    **dict.fromkeys(("smoothing", "precision"), PART),
     "k": COUNT_OR_NONE,  # of reciprocal ranks
     "weights": NOT_NEGATIVE,
     "step": PART,

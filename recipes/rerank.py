@@ -6,7 +6,7 @@
 With MiniLM at 128 tokens some 100 pairs a second in float32 and 200 in bfloat16 on two CPU cores; several processes
 share the pairs. A killed reranking goes on where it was when the same command is given again; where memory ran out,
 with a smaller --batch_size. The ranker may be any that sentence-transformers loads as a CrossEncoder, such as
-Qwen3-Reranker.
+Qwen3-Reranker, or a bi-encoder: its scores are then those of retrieve.py, whose --index saves the encoding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from r2anker_hf.stage import pinned, run_stage
 
 @dataclass
 class RerankingConfig(CollectionOptions):
-    ranker: str = field(metadata={"help": "Folder of train_ranker.py or of any CrossEncoder, or a Hub repository."})
+    ranker: str = field(metadata={"help": "Folder or Hub id of a ranker, any CrossEncoder, or a bi-encoder."})
     first_stage: str = field(metadata={"help": "What is reranked, over this split: path/run.trec.", "formerly": "run"})
     output_dir: str = field(metadata={"help": "New folder for run.trec."})
     split: str = field(default="test", metadata={"help": "train, dev or test, as the collection names them."})
@@ -43,6 +43,12 @@ class RerankingConfig(CollectionOptions):
     )
     max_length: int | None = field(
         default=None, metadata={"help": "Tokens of a pair; default what the ranker says, else 128."}
+    )
+    retriever: Literal["dense", "splade"] | None = field(
+        default=None, metadata={"help": "Read the ranker as this kind of bi-encoder; default what its files say."}
+    )
+    index: str | None = field(
+        default=None, metadata={"help": "Bi-encoder: retrieve.py's index, so that no passage is encoded again."}
     )
     prompt: str | None = field(
         default=None,
@@ -71,7 +77,7 @@ def main(config: RerankingConfig) -> None:
     collection = config.load(config.split)
     config, inputs = pinned(config, ranker="model")
     inputs |= {"collection": f"{collection.name}@{collection.revision}", "run": Path(config.first_stage)}
-    inputs |= loaded_by(config.ranker, config.ranker_revision, config.prompt)
+    inputs |= loaded_by(config.ranker, config.ranker_revision, config.prompt, config.retriever)
     work = partial(rerank, config, collection)
     run_stage(config, config.output_dir, inputs, work, free=("batch_size",), scratch=("work",))
 
@@ -94,6 +100,8 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
         batch_size=config.batch_size,
         dtype=getattr(torch, config.dtype),
         device=state.device,
+        retriever=config.retriever,
+        index=config.index,
     )
     run = ranker.rerank(first_stage, collection, config.depth, progress=True, folder=folder / "work")
     if state.is_main_process:

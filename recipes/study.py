@@ -5,7 +5,8 @@
 
 Every cell is the folder of an ordinary recipe, made by a command that commands.txt lists. Stages that are finished are
 not done twice, so a study that was stopped goes on, and one that grew does only what is new. The study names its
-collections, retrievers, rankers, seeds and first stages; studies/apidocs.yaml shows all keys.
+collections, retrievers, rankers, seeds and first stages; studies/apidocs.yaml shows all keys. Rows that are not
+trained stand under rerankers: a ranker's folder or Hub id, or the name of a retriever, which then reranks.
 
 D/tables holds study.json, study.md and study.html: each ranker over each first stage, its mean, its worst first
 stage, and paired tests against the reference. Before anything is trained, the study says which difference it can see.
@@ -107,6 +108,9 @@ class Study:
                     raise InputError(
                         f"rankers: {name} draws from {retriever!r}; there are {', '.join(self.retrievers)}"
                     )
+        for name, ranker in self.rerankers.items():
+            if ranker in self.retrievers and "model" not in self.retrievers[ranker]:
+                raise InputError(f"rerankers: {name} is {ranker!r}, which has no model that could rerank")
         if self.rankers.keys() & self.rerankers.keys():
             raise InputError("rankers and rerankers share a name; each row of the table needs its own")
         if self.reference not in {*self.rankers, *self.rerankers}:
@@ -209,10 +213,25 @@ class Plan:
         return Task("train_ranker", {**options, "seed": seed}, self.root / name / "rankers" / f"{row}.{seed}")
 
     def reranking(self, name: str, row: str, seed: int | None, kind: str, first_stage: str) -> Task:
-        ranker = self.study.rerankers[row] if seed is None else self.training(name, row, seed).folder
-        options = {"ranker": ranker, **self._options(name), "split": self._splits(name)[kind]}
-        options |= {"first_stage": self.run(name, kind, first_stage), **self.study.rerank}
+        options = {**self._options(name), "split": self._splits(name)[kind]}
+        options |= {"first_stage": self.run(name, kind, first_stage), **self._ranker(name, row, seed)}
         return Task("rerank", options, self.reranked(name, row, seed, kind, first_stage).parent)
+
+    def _ranker(self, name: str, row: str, seed: int | None) -> dict[str, Any]:
+        """A row's options of `rerank`; a retriever has those of its search, and its index."""
+        if seed is not None:
+            return {"ranker": self.training(name, row, seed).folder, **self.study.rerank}
+        ranker = self.study.rerankers[row]
+        if ranker not in self.study.retrievers:
+            return {"ranker": ranker, **self.study.rerank}
+        searched = {"dtype": "float32", **self.study.retrievers[ranker]}
+        options = {"ranker": searched["model"], "retriever": searched["retriever"], "dtype": searched["dtype"]}
+        options["index"] = self.root / name / "index" / ranker
+        if "model_revision" in searched:
+            options["ranker_revision"] = searched["model_revision"]
+        if "depth" in self.study.rerank:
+            options["depth"] = self.study.rerank["depth"]
+        return options
 
     def cells(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, str, int | None, str, str]]:
         """Collection, row, seed (None: not trained here), kind of split and first stage of every reranking."""

@@ -21,6 +21,7 @@ from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.rankers import foreign
 from r2anker_hf.rankers import ranker as rankers
+from r2anker_hf.rankers.bi_encoder import BiEncoderRanker
 from r2anker_hf.rankers.foreign import ForeignRanker, foreign_because, load_ranker
 from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
@@ -251,7 +252,9 @@ def test_a_broken_stack_is_refused_in_one_line(broken, made, tmp_path):
 
 def test_a_bi_encoder_is_told_from_a_ranker(tiny_model, tmp_path):
     SentenceTransformer(str(tiny_model), device="cpu").save_pretrained(str(tmp_path))
-    with pytest.raises(InputError, match=r"is a bi-encoder \(SentenceTransformer\).*give it to retrieve.py"):
+    assert isinstance(load_ranker(tmp_path, device="cpu"), BiEncoderRanker)
+    edit(tmp_path / "config_sentence_transformers.json", model_type="Other")
+    with pytest.raises(InputError, match="is a Other, but a ranker is a CrossEncoder, SentenceTransformer or Sparse"):
         load_ranker(tmp_path)
 
 

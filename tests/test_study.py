@@ -92,7 +92,7 @@ def toy(tmp_path_factory, tiny_model):
         "retrievers": {"bm25": {"depth": 20}, "dense": {"retriever": "dense", "model": str(tiny_model), "depth": 20}},
         "first_stages": ["bm25", "fused"],
         "rankers": {"bm25": {"retrievers": ["bm25"]}, "joint": {}},
-        "rerankers": {"untrained": str(tiny_model)},
+        "rerankers": {"untrained": str(tiny_model), "dense": "dense"},
         "reference": "bm25",
         "seeds": [1, 2],
         "mine": {"depth": 10, "audit_queries": 0},
@@ -133,8 +133,8 @@ def finished(toy, tmp_path_factory):
 def test_every_stage_is_done_once_and_leaves_an_ordinary_folder(finished):
     folder, done = finished
     recipes = [words[1].rpartition("/")[2] for words in done]
-    # 2 retrievers x 2 splits; fused test and train; 1 set of candidates; 2 rows x 2 seeds; 5 rankers x 2 first stages
-    counts = {"retrieve.py": 4, "fuse.py": 2, "mine.py": 1, "train_ranker.py": 4, "rerank.py": 10}
+    # 2 retrievers x 2 splits; fused test and train; 1 set of candidates; 2 rows x 2 seeds; 6 rankers x 2 first stages
+    counts = {"retrieve.py": 4, "fuse.py": 2, "mine.py": 1, "train_ranker.py": 4, "rerank.py": 12}
     assert {name: recipes.count(name) for name in dict.fromkeys(recipes)} == counts
     assert all((folder / words[-1] / "provenance.json").is_file() for words in done)
     commands = (folder / "tables/commands.txt").read_text().splitlines()
@@ -156,7 +156,12 @@ def test_the_tables_hold_every_row_and_their_figures_agree(finished):
     by_measure = {table["measure"]: table for table in whole["tables"]["toy"]}
     assert list(by_measure) == ["nDCG@10", "MRR@10"]
     table = by_measure["nDCG@10"]
-    assert [(row["name"], row["seeds"]) for row in table["rows"]] == [("bm25", 2), ("joint", 2), ("untrained", 1)]
+    assert [(row["name"], row["seeds"]) for row in table["rows"]] == [
+        ("bm25", 2),
+        ("joint", 2),
+        ("dense", 1),
+        ("untrained", 1),
+    ]
     for row in table["rows"]:
         assert row["worst"]["mean"] <= row["mean"]["mean"] <= row["worst"]["mean"] + row["distance"]["mean"]
     text = (folder / "tables/study.md").read_text()
@@ -178,7 +183,7 @@ def test_a_finished_study_does_nothing_twice_and_a_grown_one_only_what_is_new(to
 def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, capsys):
     assert study(toy[0], tmp_path / "out", dry_run="true") == [] and not (tmp_path / "out").exists()
     printed = capsys.readouterr().out
-    assert printed.count("python recipes/train_ranker.py") == 4 and "rerank: 10 to do, 0 done" in printed
+    assert printed.count("python recipes/train_ranker.py") == 4 and "rerank: 12 to do, 0 done" in printed
 
 
 @pytest.mark.parametrize(
@@ -186,8 +191,9 @@ def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, cap
     [
         ({"rankers": {"a": {"retrievers": ["xyz"]}}}, "rankers: a draws from 'xyz'; there are bm25, dense"),
         ({"first_stages": ["xyz"]}, "first_stages: 'xyz' is no retriever; choose among bm25, dense, fused"),
-        ({"reference": "xyz"}, "reference: 'xyz' is no ranker; choose among bm25, joint, untrained"),
+        ({"reference": "xyz"}, "reference: 'xyz' is no ranker; choose among bm25, joint, dense, untrained"),
         ({"rerankers": {"joint": "M"}}, "share a name"),
+        ({"rerankers": {"x": "bm25"}}, "rerankers: x is 'bm25', which has no model that could rerank"),
         ({"collections": {"toy": {}}}, "toy says no collection"),
         ({"measures": ["xyz"]}, "xyz"),
         ({"xyz": 1}, "unknown key 'xyz'; choose among collections"),
@@ -228,7 +234,7 @@ def test_the_page_sorts_its_tables(finished, tmp_path):
     shown = seen(folder / "tables/study.html", tmp_path, click)
     rows = re.findall(r"<tr>.*?</tr>", shown[shown.index("<tbody>") : shown.index("</tbody>")], re.DOTALL)
     values = [float(re.findall(r'data-value="([^"]*)"', row)[-4]) for row in rows]
-    assert len(values) == 4 and values == sorted(values, reverse=True) and len(set(values)) > 1
+    assert len(values) == 5 and values == sorted(values, reverse=True) and len(set(values)) > 1
 
 
 def test_a_text_cannot_leave_the_script_that_holds_it():

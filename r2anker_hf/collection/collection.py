@@ -73,10 +73,18 @@ class Corpus:
         Raises:
             InputError: no document has that id.
         """
+        row = self._table[self.position(doc_id)]
+        return self._join(row["title"], row["text"])
+
+    def position(self, doc_id: str) -> int:
+        """Place of a document in the corpus.
+
+        Raises:
+            InputError: no document has that id.
+        """
         if doc_id not in self._position:
             raise InputError(f"document {doc_id!r} is not in the corpus of {len(self)} documents")
-        row = self._table[self._position[doc_id]]
-        return self._join(row["title"], row["text"])
+        return self._position[doc_id]
 
     def document(self, position: int) -> Document:
         """The document at that place of the corpus, with its title apart."""

@@ -1,4 +1,4 @@
-"""Rankers of others: any CrossEncoder of sentence-transformers, beside our own, through one door.
+"""Rankers of others: any CrossEncoder or bi-encoder of sentence-transformers, beside our own, through one door.
 
 A folder that `CrossEncoderRanker` reads as sentence-transformers does comes in that way, which is the faster one. What
 is more than a sequence classifier over two texts goes through sentence-transformers itself: stacks of modules,
@@ -26,9 +26,11 @@ from ..processes import is_main_process, once
 from ..records import InputError
 from ..retrievers.encoders import check_encoder
 from ..revisions import resolved
+from .bi_encoder import CLASSES, BiEncoderRanker
 from .ranker import BUFFER, NOT_COMPUTED_WITH, CrossEncoderRanker, Reranker, in_shards
 
 LIBRARY = "sentence-transformers"
+STATED = "config_sentence_transformers.json"
 BATCH_SIZE = 32  # the library's own, on every device: its models may be large and their pairs long
 SHARD = 16 * BATCH_SIZE  # pairs whose scores reach the disk together: what a killed reranking loses at most
 ROLES = ("query", "document")  # of the messages that sentence-transformers makes of a pair
@@ -44,8 +46,12 @@ def load_ranker(
     device: str | torch.device | None = None,
     prompt: str | None = None,
     max_windows: int | None = None,
+    retriever: str | None = None,
+    index: str | os.PathLike | None = None,
 ) -> Reranker:
     """Any cross-encoder: by `CrossEncoderRanker` where that scores as sentence-transformers does, else by the latter.
+
+    A bi-encoder becomes a `BiEncoderRanker`, and its scores are those of its search.
 
     Args:
         model: folder or Hub id.
@@ -56,12 +62,24 @@ def load_ranker(
         device: where it runs; default a GPU where there is one.
         prompt: see `ForeignRanker`.
         max_windows: windows of a long document; default what the ranker was trained with, else 1.
+        retriever: "dense" or "splade" for a bi-encoder of that kind; default what the model's files say.
+        index: of a bi-encoder over the whole corpus (see `BiEncoderRanker`).
 
     Raises:
-        InputError: neither can load it; it is a bi-encoder; it has several labels; windows for another library.
+        InputError: neither can load it; it has several labels; windows for another library; an index for a
+            cross-encoder; length, prompt or windows for a bi-encoder.
     """
     if not Path(model).is_dir():
         revision = resolved(str(model), revision)
+    if kind := retriever or bi_encoder_kind(model, revision):
+        given = {"max_length": max_length, "prompt": prompt, "max_windows": max_windows}
+        if names := [name for name, value in given.items() if value is not None]:
+            raise InputError(f"{model}: is a {kind} bi-encoder, which reads no pairs: leave out {', '.join(names)}")
+        return BiEncoderRanker.from_pretrained(
+            model, kind, revision, dtype, device, batch_size=batch_size, index=index
+        )
+    if index is not None:
+        raise InputError(f"{model}: is no bi-encoder, so that it has no index: leave {index} out")
     reason = foreign_because(model, revision, prompt)
     if reason is None:
         return CrossEncoderRanker.from_pretrained(
@@ -84,27 +102,38 @@ def load_ranker(
     )
 
 
-def loaded_by(model: str | os.PathLike, revision: str | None = None, prompt: str | None = None) -> dict[str, str]:
+def loaded_by(
+    model: str | os.PathLike, revision: str | None = None, prompt: str | None = None, retriever: str | None = None
+) -> dict[str, str]:
     """What a stage records of a ranker beside the model itself: nothing of one that comes in the usual way."""
-    return {"ranker scored by": LIBRARY} if foreign_because(model, revision, prompt) else {}
+    other = retriever or bi_encoder_kind(model, revision) or foreign_because(model, revision, prompt)
+    return {"ranker scored by": LIBRARY} if other else {}
+
+
+def bi_encoder_kind(model: str | os.PathLike, revision: str | None = None) -> str | None:
+    """Whether sentence-transformers saved it as a bi-encoder: "dense", "splade", or None for anything else.
+
+    Raises:
+        InputError: it is a bi-encoder of another kind.
+    """
+    kind = _content(model, STATED, revision).get("model_type", CLASSES["dense"])  # what a missing one means
+    if kind == "CrossEncoder" or not _content(model, MODULES, revision, list):
+        return None
+    if _architecture(model, revision).endswith("ForSequenceClassification"):
+        return None
+    if kind not in CLASSES.values():
+        raise InputError(f"{model}: is a {kind}, but a ranker is a CrossEncoder, {' or '.join(CLASSES.values())}")
+    return next(retriever for retriever, name in CLASSES.items() if name == kind)
 
 
 def foreign_because(model: str | os.PathLike, revision: str | None = None, prompt: str | None = None) -> str | None:
     """Why a ranker goes through sentence-transformers; None for one that `CrossEncoderRanker` loads, or refuses.
 
     Weights are not read, and what cannot be read counts as missing: whichever loader comes next says so.
-
-    Raises:
-        InputError: it is a bi-encoder.
     """
     config = _content(model, "config.json", revision)
     modules = _content(model, MODULES, revision, list)
-    stated = _content(model, "config_sentence_transformers.json", revision)
-    names = config.get("architectures")
-    architecture = str(names[0]) if names and isinstance(names, list) else ""
-    kind = stated.get("model_type", "SentenceTransformer")  # what the library takes a missing one for
-    if modules and kind != "CrossEncoder" and not architecture.endswith("ForSequenceClassification"):
-        raise InputError(f"{model}: is a bi-encoder ({kind}), which scores no pairs: give it to retrieve.py")
+    stated = _content(model, STATED, revision)
     if prompt:
         return "it is given a prompt"
     if "r2anker" in config:
@@ -112,7 +141,7 @@ def foreign_because(model: str | os.PathLike, revision: str | None = None, promp
     parts = [str(one.get("type")).rpartition(".")[2] if isinstance(one, dict) else repr(one) for one in modules]
     if parts and (parts != ["Transformer"] or modules[0].get("path")):
         return f"it is a stack of modules ({', '.join(parts)})"
-    if architecture.endswith("ForCausalLM"):
+    if _architecture(model, revision).endswith("ForCausalLM"):
         return "it is a language model, whose next word is the score"
     if stated.get("default_prompt_name"):
         return f"it has a prompt ({stated['default_prompt_name']})"
@@ -262,6 +291,12 @@ def _content(model: str | os.PathLike, name: str, revision: str | None, kind: ty
     except (OSError, ValueError):
         found = None
     return found if isinstance(found, kind) else kind()
+
+
+def _architecture(model: str | os.PathLike, revision: str | None) -> str:
+    """The first class that `config.json` names; empty where it names none."""
+    names = _content(model, "config.json", revision).get("architectures")
+    return str(names[0]) if names and isinstance(names, list) else ""
 
 
 def _of_tokenizer(model: str | os.PathLike, revision: str | None, saved: bool) -> str | None:

@@ -117,6 +117,22 @@ class DenseRetriever:
         """The best `depth` documents of each query; see `Retriever.search`. Memory: one shard, `depth` a query."""
         return self._search(by_id(queries), depth, exact=self._approximate is None)
 
+    def scores(self, queries: Mapping[str, str], documents: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The scores that `search` gives documents, for each query; a process asks for its own queries.
+
+        Args:
+            queries: query id -> text.
+            documents: of each query in their order, positions in the corpus.
+
+        Returns:
+            [documents] float32 of each query.
+        """
+        positions = np.full((len(documents), max(map(len, documents))), -1, np.int64)
+        for row, found in zip(positions, documents, strict=True):
+            row[: len(found)] = found
+        exact = self._exact(self._encode_queries(list(queries), list(queries.values()), shared=False), positions)
+        return [row[: len(found)] for row, found in zip(exact, documents, strict=True)]
+
     def recall(self, queries: Mapping[str, str], depth: int) -> float:
         """Share of the exact top `depth` that this retriever finds, mean over queries; 1 for "flat"."""
         exact, found = self._search(queries, depth, exact=True), self.search(queries, depth)
@@ -131,19 +147,20 @@ class DenseRetriever:
         with tqdm(total=len(queries), desc=f"{self.name}: search", unit="query", disable=hidden) as bar:
             for start in range(0, len(query_ids), _QUERIES_A_BLOCK):
                 block = query_ids[start : start + _QUERIES_A_BLOCK]
-                vectors = self._encode_queries(block, [queries[query_id] for query_id in block])
+                texts = [queries[query_id] for query_id in block]
+                vectors = self._encode_queries(block, texts, self.shares_corpus)
                 best = self._best if exact else self._approximately_best
                 for query_id, found in zip(block, best(vectors, depth, depth + _SPARE), strict=True):
                     lists[query_id] = found
                     bar.update()
         return Run.of_ranked(lists, self.name)
 
-    def _encode_queries(self, query_ids: Sequence[str], texts: list[str]) -> np.ndarray:
-        """[queries, dimensions]; processes that search together encode a share each."""
+    def _encode_queries(self, query_ids: Sequence[str], texts: list[str], shared: bool) -> np.ndarray:
+        """[queries, dimensions]; processes that search together (`shared`) encode a share each."""
         ranges = list(chunks(0, len(texts)))
-        mine = my_share(ranges) if self.shares_corpus else ranges
+        mine = my_share(ranges) if shared else ranges
         parts = [(start, self._encode("query", texts[start:stop])) for start, stop in mine]
-        if self.shares_corpus:
+        if shared:
             parts = [part for parts_of_one in gather(parts) for part in parts_of_one]
         vectors = np.concatenate([vectors for _, vectors in sorted(parts, key=lambda part: part[0])])
         _check_finite(vectors, "query", query_ids)

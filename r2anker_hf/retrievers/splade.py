@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,25 @@ class SpladeRetriever:
                     lists.update(zip(block, self._best(weights[start : start + len(block)], depth), strict=True))
                     bar.update(len(block))
         return Run.of_ranked(lists, self.name)
+
+    def scores(self, queries: Mapping[str, str], documents: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The scores that `search` gives documents, for each query; 0 where no term is shared.
+
+        Args:
+            queries: query id -> text.
+            documents: of each query in their order, positions in the corpus.
+
+        Returns:
+            [documents] float32 of each query.
+        """
+        weights = self._encode("query", list(queries), list(queries.values()))
+        found = [np.zeros(len(positions), np.float32) for positions in documents]
+        for number, shard in enumerate(self._shards):
+            for row, (scores, positions) in enumerate(zip(found, documents, strict=True)):
+                places = positions - number * self._encoded.shard_size
+                inside = (places >= 0) & (places < shard.shape[1])
+                scores[inside] = (weights[row] @ shard).toarray()[0, places[inside]]
+        return found
 
     def statistics(self) -> dict[str, float]:
         """Mean number of terms a passage, and bytes of the index."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from r2anker_hf.collection.collection import Collection
 from r2anker_hf.collection.options import CollectionOptions
+from r2anker_hf.collection.subset import only
 from r2anker_hf.config import run_recipe
 from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.evaluation.measures import evaluate_run, means, parse_measure
@@ -103,9 +104,7 @@ def main(config: CurveConfig) -> None:
 def some_queries(collection: Collection, count: int) -> Collection:
     """The collection with so many of its judged queries, evenly spaced."""
     judged = list(collection.qrels)
-    chosen = [judged[place] for place in evenly_spaced(len(judged), count)]
-    queries, qrels = ({query_id: of[query_id] for query_id in chosen} for of in (collection.queries, collection.qrels))
-    return replace(collection, queries=queries, qrels=qrels)
+    return only(collection, [judged[place] for place in evenly_spaced(len(judged), count)])
 
 
 def found_rankers(config: CurveConfig) -> list[Seen]:

@@ -18,6 +18,7 @@ from typing import Literal
 
 from r2anker_hf.collection.collection import Collection
 from r2anker_hf.collection.options import CollectionOptions
+from r2anker_hf.collection.subset import named, only
 from r2anker_hf.config import run_recipe
 from r2anker_hf.run import Run, check_run
 from r2anker_hf.stage import pinned, run_stage
@@ -30,6 +31,9 @@ class RerankingConfig(CollectionOptions):
     output_dir: str = field(metadata={"help": "New folder for run.trec."})
     split: str = field(default="test", metadata={"help": "train, dev or test, as the collection names them."})
     ranker_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub ranker."})
+    query_ids: str | None = field(
+        default=None, metadata={"help": "File of query ids, one per line: only these queries of the split."}
+    )
     depth: int = field(default=1000, metadata={"help": "Documents reranked a query (the paper: 1000)."})
     max_windows: int | None = field(
         default=None,
@@ -77,6 +81,9 @@ def main(config: RerankingConfig) -> None:
     collection = config.load(config.split)
     config, inputs = pinned(config, ranker="model")
     inputs |= {"collection": f"{collection.name}@{collection.revision}", "run": Path(config.first_stage)}
+    if config.query_ids:
+        collection = only(collection, named(config.query_ids, collection.queries, config.split))
+        inputs["queries"] = Path(config.query_ids)
     inputs |= loaded_by(config.ranker, config.ranker_revision, config.prompt, config.retriever)
     work = partial(rerank, config, collection)
     run_stage(config, config.output_dir, inputs, work, free=("batch_size",), scratch=("work",))

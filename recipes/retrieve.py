@@ -18,6 +18,7 @@ from typing import Literal
 
 from r2anker_hf.collection.collection import Collection
 from r2anker_hf.collection.options import CollectionOptions
+from r2anker_hf.collection.subset import named, only
 from r2anker_hf.config import run_recipe
 from r2anker_hf.files import check_output
 from r2anker_hf.records import InputError
@@ -33,6 +34,9 @@ QUERIES_FOR_RECALL = 200
 class RetrievalConfig(CollectionOptions):
     output_dir: str = field(metadata={"help": "New folder for run.trec."})
     split: str = field(default="test", metadata={"help": "train, dev or test, as the collection names them."})
+    query_ids: str | None = field(
+        default=None, metadata={"help": "File of query ids, one per line: only these queries of the split."}
+    )
     retriever: Literal["bm25", "dense", "splade"] = field(default="bm25", metadata={"help": "First stage."})
     depth: int = field(default=1000, metadata={"help": "Documents kept a query."})
     index: str | None = field(default=None, metadata={"help": "Folder that keeps the index for other splits."})
@@ -68,6 +72,9 @@ class RetrievalConfig(CollectionOptions):
 def main(config: RetrievalConfig) -> None:
     collection = config.load(config.split)
     inputs: dict[str, str | Path] = {"collection": f"{collection.name}@{collection.revision}"}
+    if config.query_ids:
+        collection = only(collection, named(config.query_ids, collection.queries, config.split))
+        inputs["queries"] = Path(config.query_ids)
     if config.retriever != "bm25":
         if not config.model:
             raise InputError(f"--model is needed for {config.retriever} retrieval: its folder or Hub id")

@@ -8,13 +8,14 @@ With --qrels FILE and no collection, runs are measured against any judgements, w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from r2anker_hf.collection.collection import Collection, read_qrels
 from r2anker_hf.collection.options import CollectionOptions
+from r2anker_hf.collection.subset import named
 from r2anker_hf.config import run_recipe
 from r2anker_hf.evaluation.evaluation import CollectionFacts, EvaluationReport, Settings, evaluate, facts_of
 from r2anker_hf.evaluation.report import Texts, text_table, write_report
@@ -31,6 +32,9 @@ class ScoringConfig(CollectionOptions):
         default=None, kw_only=True, metadata={"help": "BEIR or MS MARCO folder, Hub repository, apidocs."}
     )
     split: str = field(default="test", metadata={"help": "Split of the collection."})
+    query_ids: str | None = field(
+        default=None, metadata={"help": "File of query ids, one per line: only these queries of the split."}
+    )
     qrels: str | None = field(default=None, metadata={"help": "Judgements to use instead of the collection's."})
     measures: list[str] = field(
         default_factory=lambda: ["MRR@10", "nDCG@10", "R@50"], metadata={"help": "Forms: MRR@k, nDCG@k, R@k."}
@@ -52,6 +56,8 @@ def main(config: ScoringConfig) -> None:
     inputs: dict[str, str | Path] = {f"run {name}": Path(path) for name, path in config.runs.items()}
     if config.qrels:
         inputs["qrels"] = Path(config.qrels)
+    if config.query_ids:
+        inputs["queries"] = Path(config.query_ids)
     if config.collection:
         collection = config.load(config.split)
         inputs["collection"] = f"{collection.name}@{collection.revision}"
@@ -74,6 +80,9 @@ def make_report(config: ScoringConfig, collection: Collection | None) -> Evaluat
     """The report of a configuration's runs."""
     facts = facts_of(collection) if collection else CollectionFacts(config.qrels or "unnamed", split=config.split)
     qrels = read_qrels(config.qrels) if config.qrels else collection.qrels
+    if config.query_ids:
+        qrels = named(config.query_ids, qrels, config.split)
+        facts = replace(facts, split=f"{facts.split}, {Path(config.query_ids).name}")
     runs = [Run.read_trec(path, name) for name, path in config.runs.items()]
     for run in runs:
         check_run(run, qrels, config.runs[run.name], config.split)

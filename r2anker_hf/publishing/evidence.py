@@ -373,7 +373,10 @@ def load_measured(report_folder: Path) -> Collection:
 
 
 def _qrels(report_folder: Path) -> Qrels:
-    if judgements := _config(report_folder)["qrels"]:
+    config = _config(report_folder)
+    if chosen := config.get("query_ids"):
+        raise InputError(f"{report_folder}: measures only the queries of {chosen}; publish a report of a whole split")
+    if judgements := config["qrels"]:
         return read_qrels(judgements)
     return load_measured(report_folder).qrels
 

@@ -5,6 +5,8 @@ import re
 import shlex
 from pathlib import Path
 
+from r2anker_hf.cli import DEMO, _named
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPOSITORY / "docs" / "notebooks").glob("*.ipynb"))
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "recipes/README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
@@ -38,9 +40,10 @@ def commands(path):
     """(stage, arguments) of every recipe that a page starts in one line of a shell."""
     lines = "\n".join(snippets(path, "bash")).replace("\\\n", " ").splitlines()
     for line in lines:
-        found = re.match(r"\s*(?:python|accelerate launch) recipes/(\w+)\.py(.*)", line)
-        if found:
-            yield found[1], shlex.split(found[2], comments=True)
+        found = re.match(r"\s*(?:(?:python|accelerate launch) recipes/(\w+)\.py|r2anker ([a-z-]+))(.*)", line)
+        if found and found[2] != DEMO:
+            args = shlex.split(found[3], comments=True)
+            yield (found[1], args) if found[1] else (found[2].replace("-", "_"), list(_named(found[2], args)))
 
 
 def anchors(path):

@@ -6,13 +6,14 @@ import json
 import re
 
 import pytest
-from every_recipe import configs
+from every_recipe import CONFIGS, configs
 from pages import LINK, NOTEBOOKS, PAGES, REPOSITORY, anchors, commands, name, sentences, snippets, text, without_code
 
 from r2anker_hf.config import parse_config
 
 LINKED = [*PAGES, *NOTEBOOKS, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "recipes/results/RESULTS.md"]
 MOST_WORDS = 19
+PROGRAMS = {"nproc_per_node", "config_file", "quiet"}  # options of torch.distributed.run and accelerate
 
 
 def hooks():
@@ -27,6 +28,32 @@ def test_every_command_is_one_that_its_recipe_takes(page, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     for stage, args in commands(page):
         parse_config(*configs(stage), args=args)
+
+
+def named_options(page):
+    """(recipe or None, option) of every piece of code in a sentence, such as `mine --depth 200` or `--depth 200`."""
+    for code in re.findall(r"`([^`\n]+)`", without_code(text(page))):
+        stage = code.split()[0].removesuffix(".py")
+        for option in re.findall(r"(?<!\S)--(\w+)", code):
+            yield (stage if stage in CONFIGS else None), option
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_option_that_a_sentence_names_is_one(page):
+    taken = {
+        stage: {field for one in configs(stage) for field in one.__dataclass_fields__}
+        for stage in CONFIGS
+        if "/" not in stage
+    }
+    others = {"config", "help", "help_all", "version", *PROGRAMS}
+    for stage, option in named_options(page):
+        known = taken[stage] | others if stage else set().union(others, *taken.values())
+        assert option in known, f"no option --{option} of {stage or 'any recipe'}"
+
+
+def test_options_in_sentences_are_found_at_all():
+    found = {pair for page in PAGES for pair in named_options(page)}
+    assert found >= {("distil", "loss"), ("retrieve", "preset"), (None, "leave_out_suspects")}
 
 
 def test_commands_are_found_at_all():

@@ -519,8 +519,8 @@ class _OneValuePerKey(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _file_of(path: str) -> Path:
-    """The file that `--config` names: one of the working directory, else the recipes' own of that name."""
+def file_of(path: str) -> Path:
+    """The file that an option such as --config names: of the working directory, else the recipes' own of that name."""
     if Path(path).exists() or Path(path).is_absolute():
         return Path(path)
     ours = shipped("recipes") / path.removeprefix("recipes/")
@@ -530,7 +530,7 @@ def _file_of(path: str) -> Path:
 def _load_yaml(path: str) -> dict[Any, tuple[int, Any]]:
     """The keys of a YAML file, each with its line and its value."""
     try:
-        loader = _OneValuePerKey(_file_of(path).read_text(encoding="utf-8-sig"))
+        loader = _OneValuePerKey(file_of(path).read_text(encoding="utf-8-sig"))
         node = loader.get_single_node()
         if node is None:
             return {}

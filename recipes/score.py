@@ -3,7 +3,8 @@
     python recipes/score.py --collection C --split test --runs bm25=X.trec ranker=Y.trec --measures MRR@10 nDCG@10 \
         --first_stages ranker=bm25 --output_dir D
 
-With --qrels FILE and no collection, runs are measured against any judgements, without texts. Seconds.
+With --qrels FILE and no collection, runs are measured against any judgements, without texts. --expect FILE.yaml ends
+with exit code 1 and one line per miss where a figure is not as expected. Seconds.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Literal
 from r2anker_hf.collection.collection import Collection, read_qrels
 from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.collection.subset import named
-from r2anker_hf.config import run_recipe
+from r2anker_hf.config import file_of, run_recipe
 from r2anker_hf.evaluation.evaluation import CollectionFacts, EvaluationReport, Settings, evaluate, facts_of
+from r2anker_hf.evaluation.expectations import Expected, misses, read_expected
 from r2anker_hf.evaluation.report import Texts, text_table, write_report
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run, check_run
@@ -42,6 +44,9 @@ class ScoringConfig(CollectionOptions):
     first_stages: dict[str, str] = field(
         default_factory=dict, metadata={"help": "Rerankings and what they reranked: ranker=bm25 ..."}
     )
+    expect: str | None = field(
+        default=None, metadata={"help": "YAML of expected figures; a miss ends with exit code 1. May be given later."}
+    )
     test: Literal["randomisation", "t-test"] = field(
         default="randomisation", metadata={"help": "Paired test, Holm-corrected over all pairs."}
     )
@@ -61,7 +66,10 @@ def main(config: ScoringConfig) -> None:
     if config.collection:
         collection = config.load(config.split)
         inputs["collection"] = f"{collection.name}@{collection.revision}"
-    run_stage(config, config.output_dir, inputs, partial(score, config, collection))
+    expected = read_expected(file_of(config.expect), config.split) if config.expect else []
+    run_stage(config, config.output_dir, inputs, partial(score, config, collection), free=("expect",))
+    if expected:
+        check(config, expected)
 
 
 def score(config: ScoringConfig, collection: Collection | None, folder: Path) -> None:
@@ -74,6 +82,18 @@ def score(config: ScoringConfig, collection: Collection | None, folder: Path) ->
         write_report(report, folder, texts)
         print(text_table(report))
         print(f"\nreport: {Path(config.output_dir) / 'report.html'}")
+
+
+def check(config: ScoringConfig, expected: list[Expected]) -> None:
+    """Compare the finished report with the expected figures; exit code 1 and one line per miss where one is missed."""
+    from r2anker_hf.processes import is_main_process
+
+    report = EvaluationReport.from_json((Path(config.output_dir) / "report.json").read_text(encoding="utf-8"))
+    missed = misses(expected, report.means, config.expect)
+    if is_main_process():
+        print("\n".join([f"missed: {line}" for line in missed] or [f"as {config.expect} expects"]))
+    if missed:
+        raise SystemExit(1)
 
 
 def make_report(config: ScoringConfig, collection: Collection | None) -> EvaluationReport:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from r2anker_hf.collection.collection import Collection, load_collection
-from r2anker_hf.config import run_recipe
+from r2anker_hf.config import file_of, run_recipe
 from r2anker_hf.evaluation.measures import evaluate_run, parse_measures
 from r2anker_hf.evaluation.report import Texts
 from r2anker_hf.evaluation.study import detectable_difference, make_table, query_means
@@ -78,7 +78,7 @@ class Study:
         needed = [
             one.name for one in dataclasses.fields(cls) if one.default is one.default_factory is dataclasses.MISSING
         ]
-        found = read_yaml(path, *needed)
+        found = read_yaml(file_of(path), *needed)
         for key in found.keys() - set(known):
             raise InputError(f"{path}: unknown key {key!r}; choose among {', '.join(known)}")
         try:

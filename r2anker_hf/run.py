@@ -7,10 +7,13 @@ import os
 from array import array
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .files import read_lines, unreadable
 from .records import InputError, ScoredDocument
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Ranked(NamedTuple):
@@ -22,6 +25,44 @@ class Ranked(NamedTuple):
     def top(self, depth: int) -> Ranked:
         """The first `depth` documents."""
         return Ranked(self.doc_ids[:depth], self.scores[:depth])
+
+
+class Found(NamedTuple):
+    """One list as a search found it: 12 bytes a document, put in Run's order when somebody reads it.
+
+    Attributes:
+        corpus_ids: document ids by position, shared by all lists.
+        positions: [documents] in `corpus_ids`, of different documents in any order.
+        scores: [documents] float32, none of them NaN.
+        depth: documents that are kept.
+    """
+
+    corpus_ids: Sequence[str]
+    positions: np.ndarray
+    scores: np.ndarray
+    depth: int
+
+    def ranked(self) -> Ranked:
+        """The list in Run's order: numbers are sorted at once, and only equal ones are looked at one by one.
+
+        >>> import numpy as np
+        >>> Found(["a", "b", "c"], np.array([1, 0, 2]), np.array([1.0, 2.0, 1.0], np.float32), depth=2).ranked()
+        Ranked(doc_ids=('a', 'c'), scores=(2.0, 1.0))
+        """
+        import numpy as np
+
+        order = np.argsort(-self.scores)
+        values = self.scores[order]
+        ids = [self.corpus_ids[position] for position in self.positions[order].tolist()]
+        equal = np.flatnonzero(values[1:] == values[:-1])  # to the next one
+        for run in np.split(equal, np.flatnonzero(np.diff(equal) > 1) + 1) if len(equal) else ():
+            begin, end = run[0], run[-1] + 2
+            ids[begin:end] = sorted(ids[begin:end], reverse=True)
+        return Ranked(tuple(ids[: self.depth]), tuple(values[: self.depth].tolist()))
+
+    def top(self, depth: int) -> Found:
+        """The first `depth` documents."""
+        return self._replace(depth=min(depth, self.depth))
 
 
 class Run(Mapping[str, tuple[ScoredDocument, ...]]):
@@ -48,10 +89,13 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
 
     def __init__(self, lists: Mapping[str, Iterable[tuple[str, float]]], name: str = "run"):
         self.name = name
-        self._lists = {query_id: ranked(query_id, documents) for query_id, documents in lists.items()}
+        self._lists: dict[str, Ranked | Found] = {
+            query_id: ranked(query_id, documents) for query_id, documents in lists.items()
+        }
 
     def __getitem__(self, query_id: str) -> tuple[ScoredDocument, ...]:
-        return tuple(map(ScoredDocument, *self._lists[query_id]))
+        self._lists[query_id] = ordered = _ordered(self._lists[query_id])
+        return tuple(map(ScoredDocument, *ordered))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._lists)
@@ -60,7 +104,7 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
         return len(self._lists)
 
     def __repr__(self) -> str:
-        return f"Run({self.name!r}, {len(self)} queries, {sum(len(ids) for ids, _ in self._lists.values())} documents)"
+        return f"Run({self.name!r}, {len(self)} queries, {sum(map(_size, self._lists.values()))} documents)"
 
     def top(self, depth: int) -> Run:
         """The first `depth` documents of every list.
@@ -71,8 +115,8 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
         return Run.of_ranked({query_id: one.top(depth) for query_id, one in self._lists.items()}, self.name)
 
     @classmethod
-    def of_ranked(cls, lists: Mapping[str, Ranked], name: str = "run") -> Run:
-        """A run from lists that `ranked`, and nobody else, put in order; they are not looked at again."""
+    def of_ranked(cls, lists: Mapping[str, Ranked | Found], name: str = "run") -> Run:
+        """A run from lists that `ranked`, and nobody else, put in order, or that a search found."""
         run = cls({}, name)
         run._lists = dict(lists)
         return run
@@ -92,7 +136,8 @@ class Run(Mapping[str, tuple[ScoredDocument, ...]]):
         """Write `query_id Q0 doc_id rank score name` lines; scores keep all digits, so reading gives this run."""
         tag = "_".join(self.name.split()) or "run"
         with open(path, "w", encoding="utf-8", newline="\n") as file:
-            for query_id, (doc_ids, scores) in self._lists.items():
+            for query_id, one in self._lists.items():
+                doc_ids, scores = _ordered(one)
                 for rank, (doc_id, score) in enumerate(zip(doc_ids, scores, strict=True), start=1):
                     file.write(f"{query_id} Q0 {doc_id} {rank} {score!r} {tag}\n")
 
@@ -281,6 +326,14 @@ def ranked(query_id: str, documents: Iterable[tuple[str, float]]) -> Ranked:
         nan = next(doc_id for doc_id, score in pairs if math.isnan(score))
         raise InputError(f"query {query_id!r}: the score of document {nan!r} is NaN")
     return Ranked(doc_ids, scores)
+
+
+def _ordered(one: Ranked | Found) -> Ranked:
+    return one if isinstance(one, Ranked) else one.ranked()
+
+
+def _size(one: Ranked | Found) -> int:
+    return len(one.doc_ids) if isinstance(one, Ranked) else min(one.depth, len(one.positions))
 
 
 def _in_order(doc_ids: Sequence[str], scores: Sequence[float]) -> list[tuple[float, str, float]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..records import InputError
-from ..run import Ranked, Run
+from ..run import Found, Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,11 +103,8 @@ def by_id(texts: Texts, name: str = "queries") -> Mapping[str, str]:
     return {str(place): text for place, text in enumerate(texts)}
 
 
-def cut(doc_ids: Sequence[str], positions: np.ndarray, scores: np.ndarray, depth: int) -> Ranked:
-    """The first `depth` of different documents, given in any order, in that of Run.
-
-    What `Run` does with pairs, at a tenth of the time: numbers are put in order at once, and only those that are equal
-    are looked at one by one.
+def cut(doc_ids: Sequence[str], positions: np.ndarray, scores: np.ndarray, depth: int) -> Found:
+    """The first `depth` of different documents, given in any order; what `Run` does with pairs, later and faster.
 
     Args:
         doc_ids: of the corpus.
@@ -117,24 +114,14 @@ def cut(doc_ids: Sequence[str], positions: np.ndarray, scores: np.ndarray, depth
 
     Raises:
         InputError: a score is NaN.
-
-    >>> import numpy as np
-    >>> cut(["a", "b", "c"], np.array([1, 0, 2]), np.array([1.0, 2.0, 0.5]), depth=2)
-    Ranked(doc_ids=('a', 'b'), scores=(2.0, 1.0))
     """
     import numpy as np
 
     scores = scores.astype(np.float32, copy=False)  # as trec_eval holds them, and Run compares them
-    order = np.argsort(-scores)
-    values = scores[order]
-    ids = [doc_ids[position] for position in positions[order].tolist()]
-    if len(ids) and np.isnan(values[-1]):
-        raise InputError(f"the score of document {ids[-1]!r} is NaN")
-    equal = np.flatnonzero(values[1:] == values[:-1])  # to the next one
-    for run in np.split(equal, np.flatnonzero(np.diff(equal) > 1) + 1) if len(equal) else ():
-        begin, end = run[0], run[-1] + 2
-        ids[begin:end] = sorted(ids[begin:end], reverse=True)
-    return Ranked(tuple(ids[:depth]), tuple(values[:depth].tolist()))
+    nan = np.isnan(scores)
+    if nan.any():
+        raise InputError(f"the score of document {doc_ids[positions[nan.argmax()]]!r} is NaN")
+    return Found(doc_ids, positions, scores, depth)
 
 
 def best_positions(scores: np.ndarray, depth: int) -> np.ndarray:

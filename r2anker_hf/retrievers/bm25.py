@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..processes import is_main_process, my_share, wait_for_all
 from ..records import InputError
-from ..run import Ranked, Run
+from ..run import Found, Ranked, Run
 from .base import IndexableCorpus, Texts, as_corpus, best_positions, by_id, check_corpus, check_depth, cut
 from .index import IndexFolder, corpus_fingerprint, read_identity
 from .lucene import analyze
@@ -141,7 +141,7 @@ class BM25Retriever:
         bar = tqdm(by_id(queries).items(), desc=f"{self.name}: search", unit="query", disable=not self.progress)
         return Run.of_ranked({query_id: self._search_one(text, depth) for query_id, text in bar}, self.name)
 
-    def _search_one(self, text: str, depth: int) -> Ranked:
+    def _search_one(self, text: str, depth: int) -> Ranked | Found:
         term_ids = self._index.get_tokens_ids(analyze(text))
         if not term_ids:
             return Ranked((), ())

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..processes import gather, is_main_process, my_share
 from ..records import InputError
-from ..run import Ranked, Run
+from ..run import Found, Run
 from .approximate import APPROXIMATIONS, open_approximate
 from .base import IndexableCorpus, Texts, as_corpus, by_id, check_depth, cut
 from .encoding import DTYPES, EncodedCorpus, chunks
@@ -130,7 +130,7 @@ class DenseRetriever:
         positions = np.full((len(documents), max(map(len, documents))), -1, np.int64)
         for row, found in zip(positions, documents, strict=True):
             row[: len(found)] = found
-        exact = self._exact(self._encode_queries(list(queries), list(queries.values()), shared=False), positions)
+        exact = self._exact(self._encode_queries(list(queries), list(queries.values())), positions)
         return [row[: len(found)] for row, found in zip(exact, documents, strict=True)]
 
     def recall(self, queries: Mapping[str, str], depth: int) -> float:
@@ -155,7 +155,7 @@ class DenseRetriever:
                     bar.update()
         return Run.of_ranked(lists, self.name)
 
-    def _encode_queries(self, query_ids: Sequence[str], texts: list[str], shared: bool) -> np.ndarray:
+    def _encode_queries(self, query_ids: Sequence[str], texts: list[str], shared: bool = False) -> np.ndarray:
         """[queries, dimensions]; processes that search together (`shared`) encode a share each."""
         ranges = list(chunks(0, len(texts)))
         mine = my_share(ranges) if shared else ranges
@@ -190,7 +190,7 @@ class DenseRetriever:
             bar.update(len(part))
         return np.concatenate(parts)
 
-    def _best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[Ranked]:
+    def _best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[Found]:
         """For each row of `queries` its best documents, chosen among the `width` candidates of faiss.
 
         A query whose candidates may lack a document is searched again, wider.
@@ -221,7 +221,7 @@ class DenseRetriever:
             lacking = self._may_lack(scores[0], depth)
         return positions[0], self._exact(query, positions)[0]
 
-    def _approximately_best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[Ranked]:
+    def _approximately_best(self, queries: np.ndarray, depth: int, width: int) -> Iterator[Found]:
         assert self._approximate is not None  # or `_best` was called
         _, positions = self._approximate.search(queries, min(width, len(self._corpus)))
         for found, scores in zip(positions, self._exact(queries, positions), strict=True):

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ..processes import is_main_process
 from ..records import InputError
-from ..run import Ranked, Run
+from ..run import Found, Run
 from .base import IndexableCorpus, Texts, as_corpus, best_positions, by_id, check_depth, cut
 from .encoding import EncodedCorpus, chunks
 
@@ -98,7 +98,7 @@ class SpladeRetriever:
         check_depth(depth)
         queries = by_id(queries)
         query_ids = list(queries)
-        lists: dict[str, Ranked] = {}
+        lists: dict[str, Found] = {}
         hidden = not self.progress or not is_main_process()
         with tqdm(total=len(queries), desc=f"{self.name}: search", unit="query", disable=hidden) as bar:
             for first, end in chunks(0, len(query_ids)):
@@ -158,7 +158,7 @@ class SpladeRetriever:
             bar.update(end - first)
         return vstack(parts, format="csr").T.tocsr()
 
-    def _best(self, weights: csr_matrix, depth: int) -> list[Ranked]:
+    def _best(self, weights: csr_matrix, depth: int) -> list[Found]:
         found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(weights.shape[0])]
         for number, shard in enumerate(self._shards):
             products = weights @ shard

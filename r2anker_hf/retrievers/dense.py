@@ -303,7 +303,10 @@ def _gpu_resources(device: int) -> Any:
 
 
 def _top(parts: Iterable[tuple[np.ndarray, np.ndarray]], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best of several results as `_nearest` returns them."""
+    """The best of several results as `_nearest` returns them; one stands in order already."""
+    parts = list(parts)
+    if len(parts) == 1 and parts[0][0].shape[1] <= width:
+        return parts[0]
     scores, positions = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
     if scores.shape[1] > width:
         best = np.argpartition(-scores, width - 1, axis=1)[:, :width]

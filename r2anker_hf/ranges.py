@@ -68,7 +68,7 @@ SCORE = Range(least=-1e9, most=1e9)
 RANGES: dict[str, Range] = {
     # how much of something
     **dict.fromkeys(("depth", "constraint_depth", "dev_depth", "rank_from", "rank_to", "num_negatives"), COUNT),
-    **dict.fromkeys(("queries", "max_queries", "sizes", "pairs", "tokens", "steps", "rounds"), COUNT),
+    **dict.fromkeys(("queries", "max_queries", "passages", "sizes", "pairs", "tokens", "steps", "rounds"), COUNT),
     **dict.fromkeys(
         ("max_length", "max_query_length", "decoder_layers", "stages", "fresh", "resamples", "jobs"), COUNT
     ),

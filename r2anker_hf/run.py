@@ -170,18 +170,19 @@ class RunFile(Mapping[str, tuple[ScoredDocument, ...]]):
 
     Args:
         path: the file, which must not change meanwhile.
-        name: what reports call this system; default the file's name without suffix.
+        name: what reports call this system; default the tag of its last line, as `Run.read_trec`.
 
     Raises:
         InputError: no such file; on reading a query, as `Run.read_trec`.
     """
 
     def __init__(self, path: str | os.PathLike, name: str | None = None):
-        self.path, self.name = Path(path), name or Path(path).stem
+        self.path = Path(path)
         self._stretches: dict[str, int] = {}  # position in the arrays of a query's first stretch of lines
         self._more: dict[str, list[int]] = {}  # and of its others, if its lines stand apart
         self._starts, self._ends, self._lines = array("Q"), array("Q"), array("Q")
-        self._scan()
+        last = self._scan().decode("utf-8", "replace").split()
+        self.name = name or (last[5] if len(last) == 6 else self.path.stem)
 
     def __getitem__(self, query_id: str) -> tuple[ScoredDocument, ...]:
         places = [self._stretches[query_id], *self._more.get(query_id, ())]
@@ -203,20 +204,24 @@ class RunFile(Mapping[str, tuple[ScoredDocument, ...]]):
     def __repr__(self) -> str:
         return f"RunFile({self.name!r}, {len(self)} queries)"
 
-    def _scan(self) -> None:
-        current, offset = None, 0
+    def _scan(self) -> bytes:
+        """Note where the lines of each query lie; returns the last line that is not blank."""
+        current, offset, last = None, 0, b""
         try:
             with open(self.path, "rb") as file:
                 for number, line in enumerate(file, start=1):
                     first = line.split(None, 1)[:1]
-                    if first and first[0] != current:
-                        self._begin(first[0], offset, number)
-                        current = first[0]
+                    if first:
+                        last = line
+                        if first[0] != current:
+                            self._begin(first[0], offset, number)
+                            current = first[0]
                     offset += len(line)
                     if current is not None:
                         self._ends[-1] = offset
         except OSError as error:
             raise unreadable(self.path, error) from None
+        return last
 
     def _begin(self, raw: bytes, offset: int, number: int) -> None:
         try:

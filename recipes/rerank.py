@@ -20,7 +20,7 @@ from r2anker_hf.collection.collection import Collection
 from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.collection.subset import named, only
 from r2anker_hf.config import run_recipe
-from r2anker_hf.run import Run, check_run
+from r2anker_hf.run import RunFile, check_run
 from r2anker_hf.stage import pinned, run_stage
 
 
@@ -96,7 +96,7 @@ def rerank(config: RerankingConfig, collection: Collection, folder: Path) -> Non
 
     from r2anker_hf.rankers.foreign import load_ranker
 
-    state, first_stage = PartialState(), Run.read_trec(config.first_stage)
+    state, first_stage = PartialState(), RunFile(config.first_stage)
     check_run(first_stage, collection.queries, config.first_stage, config.split, collection.corpus, depth=config.depth)
     ranker = load_ranker(
         config.ranker,

@@ -24,7 +24,7 @@ from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.negatives.candidates import load_candidates, mine
 from r2anker_hf.retrievers.options import RetrieverTraining
 from r2anker_hf.retrievers.parts import search_in_parts
-from r2anker_hf.run import Run
+from r2anker_hf.run import RunFile
 from r2anker_hf.stage import pinned, run_stage
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def first_rows(config: TwoStageConfig, collection: Collection, folder: Path) -> 
 
 def own_run(
     config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path, name: str
-) -> Run:
+) -> RunFile:
     """What the first stage's retriever finds for the training queries."""
     from accelerate import PartialState
 
@@ -141,8 +141,8 @@ def own_run(
     return searched(folder, name, collection, partial(make, folder / name, collection.corpus, **options))
 
 
-def searched(folder: Path, name: str, collection: Collection, make: Any, depth: int = 200) -> Run:
-    """A retriever's run over the training queries, kept in `runs/`; its index is removed afterwards."""
+def searched(folder: Path, name: str, collection: Collection, make: Any, depth: int = 200) -> RunFile:
+    """A retriever's run over the training queries, which stays in `runs/`; its index is removed afterwards."""
     from accelerate import PartialState
 
     runs = folder / "runs" / name
@@ -152,10 +152,10 @@ def searched(folder: Path, name: str, collection: Collection, make: Any, depth: 
         search_in_parts(retriever, collection.queries, depth, runs)
         if PartialState().is_main_process:
             shutil.rmtree(folder / f"index-{name}")
-    return Run.read_trec(runs / "run.trec", name)
+    return RunFile(runs / "run.trec", name)
 
 
-def with_list(rows: Any, name: str, run: Run) -> Iterator[Mapping[str, Any]]:
+def with_list(rows: Any, name: str, run: RunFile) -> Iterator[Mapping[str, Any]]:
     """The rows with one more retriever's list."""
     for row in rows():
         found = run.get(row["query_id"], ())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..retrievers.encoders import load_encoder
 from ..retrievers.encoding import TEXTS_A_CALL
 from ..retrievers.index import model_fingerprint, read_identity
 from ..retrievers.splade import SpladeRetriever
+from .pairs import Pairs
 from .ranker import Reranker, in_shards
 
 RETRIEVERS: dict[str, type[DenseRetriever | SpladeRetriever]] = {"dense": DenseRetriever, "splade": SpladeRetriever}
@@ -85,32 +85,29 @@ class BiEncoderRanker(Reranker):
         """Hash of all that decides the scores of given texts, the device among it, but not the batch size."""
         return fingerprint(model_fingerprint(self.model), str(self.model.similarity_fn_name), self.model.device.type)
 
-    def _scores(
-        self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, kept: bool, progress: bool
-    ) -> np.ndarray:
-        chosen = _Chosen(collection.corpus, list(dict.fromkeys(doc_id for _, doc_id in keys)))
-        shards = list(_of_queries(keys, TEXTS_A_CALL))
+    def _scores(self, pairs: Pairs, collection: Collection, folder: Path, kept: bool, progress: bool) -> np.ndarray:
+        chosen = _Chosen(collection.corpus, pairs.doc_ids)
+        queries = {query_id: collection.queries[query_id] for query_id in pairs.query_ids}
+        shards = [np.arange(part.start, part.stop) for part in pairs.of_queries(TEXTS_A_CALL)]
 
         def source() -> str:
-            asked = (collection.queries[query_id] for query_id in dict.fromkeys(query_id for query_id, _ in keys))
-            texts = (collection.corpus.text(doc_id) for doc_id in chosen.ids)
-            return fingerprint_of(chain([self.fingerprint(), TEXTS_A_CALL], keys, asked, texts))
+            texts = (collection.corpus.text(doc_id) for doc_id in pairs.doc_ids)
+            return fingerprint_of(chain([self.fingerprint(), TEXTS_A_CALL], pairs.stated(), queries.values(), texts))
 
         folder.mkdir(parents=True, exist_ok=True)
         stated = once(source) if kept else "0"
         if self.index is None:
             encoded = self._encoded(chosen, _only(folder, f"index-{stated}"), progress)
-            places = {doc_id: place for place, doc_id in enumerate(chosen.ids)}
+            places = np.arange(len(chosen))
         else:
             encoded = self._encoded(collection.corpus, Path(self.index), progress)
-            places = {doc_id: collection.corpus.position(doc_id) for doc_id in chosen.ids}
+            places = np.array([collection.corpus.position(doc_id) for doc_id in pairs.doc_ids])
 
         def score(shard: np.ndarray) -> np.ndarray:
-            lists: dict[str, list[int]] = {}
-            for query_id, doc_id in (keys[place] for place in shard):
-                lists.setdefault(query_id, []).append(places[doc_id])
-            queries = {query_id: collection.queries[query_id] for query_id in lists}
-            return np.concatenate(encoded.scores(queries, [np.array(one) for one in lists.values()]))
+            numbers, counts = np.unique(pairs.queries[shard], return_counts=True)
+            asked = {pairs.query_ids[number]: queries[pairs.query_ids[number]] for number in numbers}
+            lists = np.split(places[pairs.documents[shard]], np.cumsum(counts)[:-1])
+            return np.concatenate(encoded.scores(asked, lists))
 
         return in_shards(score, shards, folder, stated, kept, progress)
 
@@ -132,14 +129,6 @@ class _Chosen:
 
     def texts(self, start: int, stop: int) -> list[str]:
         return [self._corpus.text(doc_id) for doc_id in self.ids[start:stop]]
-
-
-def _of_queries(keys: Sequence[tuple[str, str]], count: int) -> Iterator[np.ndarray]:
-    """Positions of the keys of so many queries each; those of one query stand together."""
-    sizes = [len(list(group)) for _, group in groupby(keys, key=lambda key: key[0])]
-    ends = np.cumsum([0, *sizes])
-    for first in range(0, len(sizes), count):
-        yield np.arange(ends[first], ends[min(first + count, len(sizes))])
 
 
 def _only(folder: Path, name: str) -> Path:

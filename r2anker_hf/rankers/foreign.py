@@ -27,6 +27,7 @@ from ..records import InputError
 from ..retrievers.encoders import check_encoder
 from ..revisions import resolved
 from .bi_encoder import CLASSES, BiEncoderRanker
+from .pairs import Pairs
 from .ranker import BUFFER, NOT_COMPUTED_WITH, CrossEncoderRanker, Reranker, in_shards
 
 LIBRARY = "sentence-transformers"
@@ -251,24 +252,21 @@ class ForeignRanker(Reranker):
         settings = self.max_length, self.prompt, str(model.dtype), model.device.type, model.processor.chat_template
         return fingerprint(weights_fingerprint(model, (repr(model), stated)), words, *settings, version(LIBRARY))
 
-    def _scores(
-        self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, kept: bool, progress: bool
-    ) -> np.ndarray:
-        queries, corpus = collection.queries, collection.corpus
-        doc_ids = dict.fromkeys(doc_id for _, doc_id in keys)
-        lengths = {doc_id: len(corpus.text(doc_id)) for doc_id in doc_ids}
+    def _scores(self, pairs: Pairs, collection: Collection, folder: Path, kept: bool, progress: bool) -> np.ndarray:
+        queries, corpus = [collection.queries[query_id] for query_id in pairs.query_ids], collection.corpus
+        lengths = np.array([len(corpus.text(doc_id)) for doc_id in pairs.doc_ids], np.int64)[pairs.documents]
+        lengths += np.array([len(query) for query in queries], np.int64)[pairs.queries]
         # like long ones together, by characters, as the library sorts them
-        order = np.argsort([-len(queries[query_id]) - lengths[doc_id] for query_id, doc_id in keys], kind="stable")
+        order = np.argsort(-lengths, kind="stable")
         shards = [order[start : start + SHARD] for start in range(0, len(order), SHARD)]
 
         def source() -> str:
-            texts = (corpus.text(doc_id) for doc_id in doc_ids)
-            asked = (queries[query_id] for query_id in dict.fromkeys(query_id for query_id, _ in keys))
-            return fingerprint_of(chain([self.fingerprint(), SHARD], keys, asked, texts))
+            texts = (corpus.text(doc_id) for doc_id in pairs.doc_ids)
+            return fingerprint_of(chain([self.fingerprint(), SHARD], pairs.stated(), queries, texts))
 
         def score(shard: np.ndarray) -> np.ndarray:
-            chosen = (keys[position] for position in shard)
-            return self._predict([(queries[query_id], corpus.text(doc_id)) for query_id, doc_id in chosen])
+            chosen = pairs.ids(shard)
+            return self._predict([(collection.queries[query_id], corpus.text(doc_id)) for query_id, doc_id in chosen])
 
         folder.mkdir(parents=True, exist_ok=True)
         return in_shards(score, shards, folder, once(source) if kept else "0", kept, progress)

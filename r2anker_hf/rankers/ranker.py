@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -30,11 +29,13 @@ from ..models.padding_free import batches, forward, use_padding_free
 from ..models.tokens import Tokens, encode
 from ..processes import once, processes
 from ..records import InputError
+from ..retrievers.base import cut
 from ..revisions import resolved
-from ..run import Run
+from ..run import Run, RunFile
 from .calibration import Calibration
 from .collator import PairEncoder, Text, window_places
 from .onnx_files import OnnxModel
+from .pairs import Pairs
 from .pool import DevicePool, Devices, check_device
 from .saving import save_ranker
 
@@ -56,7 +57,7 @@ class Reranker(ABC):
 
     def rerank(
         self,
-        run: Run,
+        run: Run | RunFile,
         collection: Collection,
         depth: int = 1000,
         progress: bool = False,
@@ -69,7 +70,7 @@ class Reranker(ABC):
         and however often the work was killed; another batch size changes them by rounding only.
 
         Args:
-            run: a first stage.
+            run: a first stage; one that stays on disk takes no memory here, and each pair some 30 bytes.
             collection: texts of queries and documents; queries of the run that it lacks are left out.
             depth: documents reranked a query (the paper: 1000).
             progress: show a bar.
@@ -86,14 +87,15 @@ class Reranker(ABC):
         known = [query_id for query_id in run if query_id in collection.queries]
         if not known:
             raise InputError(f"run {run.name!r} and {collection.name} ({collection.split}) have no query in common")
-        keys = [(query_id, document.doc_id) for query_id in known for document in run[query_id][:depth]]
-        lists: dict[str, list[tuple[str, float]]] = {query_id: [] for query_id in known}
+        pairs = Pairs.of(run, known, depth)
         with _shared_folder(folder) as shared:
-            scores = self._scores(keys, collection, shared, folder is not None, progress)
-            for (query_id, doc_id), score in zip(keys, scores, strict=True):
-                lists[query_id].append((doc_id, float(score)))
+            scores = self._scores(pairs, collection, shared, folder is not None, progress)
             processes().wait_for_everyone()  # nobody removes what another still reads
-        return Run(lists, name=f"{run.name}+ranker")
+        lists = {
+            query_id: cut(pairs.doc_ids, pairs.documents[part], scores[part], depth)
+            for query_id, part in zip(pairs.query_ids, pairs.of_queries(), strict=True)
+        }
+        return Run.of_ranked(lists, name=f"{run.name}+ranker")
 
     max_windows: int = 1  # windows of a long document; the best of them counts
 
@@ -107,10 +109,8 @@ class Reranker(ABC):
         """Hash of all that decides the scores of given texts."""
 
     @abstractmethod
-    def _scores(
-        self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, kept: bool, progress: bool
-    ) -> np.ndarray:
-        """[keys] scores of (query id, document id), by way of shards in `folder` (see `in_shards`), if `kept`."""
+    def _scores(self, pairs: Pairs, collection: Collection, folder: Path, kept: bool, progress: bool) -> np.ndarray:
+        """[pairs] float32 scores, by way of shards in `folder` (see `in_shards`), if `kept`."""
 
 
 class CrossEncoderRanker(Reranker):
@@ -387,7 +387,7 @@ class CrossEncoderRanker(Reranker):
 
     def rerank(
         self,
-        run: Run,
+        run: Run | RunFile,
         collection: Collection,
         depth: int = 1000,
         progress: bool = False,
@@ -487,40 +487,38 @@ class CrossEncoderRanker(Reranker):
         other.encoder = replace(self.encoder, max_windows=max_windows)
         return other
 
-    def _scores(
-        self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path, kept: bool, progress: bool
-    ) -> np.ndarray:
+    def _scores(self, pairs: Pairs, collection: Collection, folder: Path, kept: bool, progress: bool) -> np.ndarray:
         # every text is tokenised once, before the first batch
-        queries, documents = self._tokenised(keys, collection, folder / "tokens")
-        sizes = np.array([(len(queries[q]), documents.length(d)) for q, d in keys], dtype=np.int64).reshape(-1, 2)
+        queries, documents = self._tokenised(pairs, collection, folder / "tokens")
+        lengths = (
+            np.array([len(tokens) for tokens in queries], np.int64)[pairs.queries],
+            documents.lengths()[pairs.documents],
+        )
+        sizes = np.stack(lengths, axis=1)
         # by the device's default batch size, so that one who runs out of memory goes on with a smaller one
         size = SHARD * default_batch_size(self.model.device) * self.encoder.max_length
         shards = batches(self.encoder.lengths(*sizes.T) * self.encoder.windows(*sizes.T), size)
-        source = once(lambda: self._source(keys, queries, documents, size)) if kept else "0"
+        source = once(lambda: self._source(pairs, queries, documents, size)) if kept else "0"
 
         def score(shard: np.ndarray) -> np.ndarray:
-            pairs = [keys[place] for place in shard]
-            return self._best(sizes[shard], partial(_texts, queries, documents, pairs), self.batch_size)
+            def texts(place: int) -> tuple[list[int], np.ndarray]:
+                pair = shard[place]
+                return queries[pairs.queries[pair]], documents.at(pairs.documents[pair])
+
+            return self._best(sizes[shard], texts, self.batch_size)
 
         return in_shards(score, shards, folder, source, kept, progress)
 
-    def _source(
-        self, keys: Sequence[tuple[str, str]], queries: Mapping[str, list[int]], documents: Tokens, size: int
-    ) -> str:
+    def _source(self, pairs: Pairs, queries: Sequence[list[int]], documents: Tokens, size: int) -> str:
         """Hash of all that decides the scores of these pairs and their place in shards of so many tokens."""
-        parts = (keys[start : start + BUFFER] for start in range(0, len(keys), BUFFER))
-        return fingerprint_of(chain([self.fingerprint(), queries, documents.fingerprint, size], parts))
+        return fingerprint_of(chain([self.fingerprint(), queries, documents.fingerprint, size], pairs.stated()))
 
-    def _tokenised(
-        self, keys: Sequence[tuple[str, str]], collection: Collection, folder: Path
-    ) -> tuple[dict[str, list[int]], Tokens]:
-        """Token ids of the queries and of the documents of (query id, document id)."""
-        query_ids, doc_ids = (list(dict.fromkeys(key[part] for key in keys)) for part in (0, 1))
-        encoded = encode(self.tokenizer, [collection.queries[query_id] for query_id in query_ids])
-        limit = self.encoder.document_limit(np.array([len(tokens) for tokens in encoded]))
-        texts = (collection.corpus.text(doc_id) for doc_id in doc_ids)
-        documents = Tokens.shared(doc_ids, texts, self.tokenizer, folder, limit)
-        return dict(zip(query_ids, encoded, strict=True)), documents
+    def _tokenised(self, pairs: Pairs, collection: Collection, folder: Path) -> tuple[list[list[int]], Tokens]:
+        """Token ids of the queries and of the documents, each in the order of the pairs' ids."""
+        queries = encode(self.tokenizer, [collection.queries[query_id] for query_id in pairs.query_ids])
+        limit = self.encoder.document_limit(np.array([len(tokens) for tokens in queries]))
+        texts = (collection.corpus.text(doc_id) for doc_id in pairs.doc_ids)
+        return queries, Tokens.shared((), texts, self.tokenizer, folder, limit)
 
     def _score_buffer(self, pairs: Sequence[tuple[str, str]], bar: tqdm, batch_size: int) -> np.ndarray:
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
@@ -621,14 +619,6 @@ def in_shards(
     for shard, path in zip(shards, paths, strict=True):
         scores[shard] = np.load(path)
     return scores
-
-
-def _texts(
-    queries: Mapping[str, list[int]], documents: Tokens, keys: Sequence[tuple[str, str]], place: int
-) -> tuple[list[int], np.ndarray]:
-    """Token ids of the query and the document at a place of (query id, document id)."""
-    query_id, doc_id = keys[place]
-    return queries[query_id], documents[doc_id]
 
 
 def default_batch_size(device: torch.device) -> int:

@@ -1,5 +1,7 @@
 """Pairs are what the tokenizer's own template makes of them, and groups of any sizes make one batch."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -152,12 +154,28 @@ def test_tokens_lie_on_disk_and_are_written_once(tokenizer, tmp_path, monkeypatc
     for tokens in (first, again, Tokens.read(list("abcd"), tmp_path / "tokens")):
         assert isinstance(tokens.values, np.memmap) and tokens.values.dtype == np.uint16
         assert [tokens[name].tolist() for name in "abcd"] == [part[:7] for part in encode(tokenizer, texts)]
-        assert tokens.length("b") == 0 and tokens.lengths().tolist() == [2, 0, 7, 2]
+        assert tokens.lengths().tolist() == [2, 0, 7, 2]
         assert tokens.fingerprint == first.fingerprint
     monkeypatch.undo()
     left = AutoTokenizer.from_pretrained(tokenizer.name_or_path, truncation_side="left")
     kept = Tokens.build(["c"], texts[2:3], left, tmp_path / "left", limit=3)["c"]
     assert kept.tolist() == encode(tokenizer, texts[2:3])[0][-3:]
+
+
+@pytest.mark.parametrize("stated", [None, "false"])
+def test_texts_are_tokenised_on_all_cores_and_the_environment_is_as_before(tokenizer, tmp_path, monkeypatch, stated):
+    seen = []
+
+    def watched(*arguments):
+        seen.append(os.environ["TOKENIZERS_PARALLELISM"])
+        return encode(*arguments)
+
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    if stated:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", stated)
+    monkeypatch.setattr("r2anker_hf.models.tokens.encode", watched)
+    Tokens.build((), ["the cat", "a dog"], tokenizer, tmp_path / "tokens")
+    assert seen == ["true"] and os.environ.get("TOKENIZERS_PARALLELISM") == stated
 
 
 OTHERS = {

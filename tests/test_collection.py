@@ -31,6 +31,10 @@ def test_a_sound_folder(folder):
     assert collection.corpus.ids == ["d1", "d2"]
     assert collection.corpus.texts(0, 2) == ["Rivers They flow.", "Stone house"]
     assert collection.corpus.text("d1") == "Rivers They flow."
+    assert list(collection.corpus.texts_of(["d2", "d1", "d2"], at_once=2)) == collection.corpus.texts(1, 2) + [
+        "Rivers They flow.",
+        "Stone house",
+    ]
     assert collection.queries == {"q1": "what flows", "q2": "stone"}
     assert collection.qrels == {"q1": {"d1": 1}, "q2": {"d2": 2, "d1": 0}}
     assert collection.positives("q2") == ["d2"]

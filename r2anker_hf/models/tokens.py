@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ..records import InputError
 
 TEXTS_AT_ONCE = 10_000  # tokenised together, by all cores: bounds memory
 SOURCES_FILE = "sources.json"
+PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 class Tokens:
@@ -105,10 +107,6 @@ class Tokens:
         """[tokens] token ids of the text at that position, which needs no id."""
         return self.values[self.ends[position - 1] if position else 0 : self.ends[position]]
 
-    def length(self, text_id: str) -> int:
-        """Tokens of one text."""
-        return len(self[text_id])
-
     def lengths(self) -> np.ndarray:
         """[texts] tokens of each."""
         return np.diff(self.ends, prepend=0)
@@ -179,8 +177,23 @@ def _tokenised(
         kept = slice(-limit, None)
     for block in blocks:
         digests.append(fingerprint(block))
-        for tokens in encode(tokenizer, block):
+        with _all_cores():
+            encoded = encode(tokenizer, block)
+        for tokens in encoded:
             yield tokens[kept]
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Tokenise in parallel, whatever the environment says: it forbids that for processes which fork in between."""
+    before = os.environ.get(PARALLELISM)
+    os.environ[PARALLELISM] = "true"
+    try:
+        yield
+    finally:
+        os.environ.pop(PARALLELISM)
+        if before is not None:
+            os.environ[PARALLELISM] = before
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

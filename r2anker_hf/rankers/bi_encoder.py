@@ -91,7 +91,7 @@ class BiEncoderRanker(Reranker):
         shards = [np.arange(part.start, part.stop) for part in pairs.of_queries(TEXTS_A_CALL)]
 
         def source() -> str:
-            texts = (collection.corpus.text(doc_id) for doc_id in pairs.doc_ids)
+            texts = collection.corpus.texts_of(pairs.doc_ids)
             return fingerprint_of(chain([self.fingerprint(), TEXTS_A_CALL], pairs.stated(), queries.values(), texts))
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ class _Chosen:
         return len(self.ids)
 
     def texts(self, start: int, stop: int) -> list[str]:
-        return [self._corpus.text(doc_id) for doc_id in self.ids[start:stop]]
+        return list(self._corpus.texts_of(self.ids[start:stop]))
 
 
 def _only(folder: Path, name: str) -> Path:

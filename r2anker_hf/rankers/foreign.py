@@ -254,14 +254,14 @@ class ForeignRanker(Reranker):
 
     def _scores(self, pairs: Pairs, collection: Collection, folder: Path, kept: bool, progress: bool) -> np.ndarray:
         queries, corpus = [collection.queries[query_id] for query_id in pairs.query_ids], collection.corpus
-        lengths = np.array([len(corpus.text(doc_id)) for doc_id in pairs.doc_ids], np.int64)[pairs.documents]
+        lengths = np.array([len(text) for text in corpus.texts_of(pairs.doc_ids)], np.int64)[pairs.documents]
         lengths += np.array([len(query) for query in queries], np.int64)[pairs.queries]
         # like long ones together, by characters, as the library sorts them
         order = np.argsort(-lengths, kind="stable")
         shards = [order[start : start + SHARD] for start in range(0, len(order), SHARD)]
 
         def source() -> str:
-            texts = (corpus.text(doc_id) for doc_id in pairs.doc_ids)
+            texts = corpus.texts_of(pairs.doc_ids)
             return fingerprint_of(chain([self.fingerprint(), SHARD], pairs.stated(), queries, texts))
 
         def score(shard: np.ndarray) -> np.ndarray:

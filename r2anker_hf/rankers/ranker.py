@@ -517,7 +517,7 @@ class CrossEncoderRanker(Reranker):
         """Token ids of the queries and of the documents, each in the order of the pairs' ids."""
         queries = encode(self.tokenizer, [collection.queries[query_id] for query_id in pairs.query_ids])
         limit = self.encoder.document_limit(np.array([len(tokens) for tokens in queries]))
-        texts = (collection.corpus.text(doc_id) for doc_id in pairs.doc_ids)
+        texts = collection.corpus.texts_of(pairs.doc_ids)
         return queries, Tokens.shared((), texts, self.tokenizer, folder, limit)
 
     def _score_buffer(self, pairs: Sequence[tuple[str, str]], bar: tqdm, batch_size: int) -> np.ndarray:

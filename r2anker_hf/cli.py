@@ -25,7 +25,8 @@ from .shipped import as_commands, shipped
 DEMO = "demo"
 COMMANDS = (
     *(DEMO, "retrieve", "fuse", "import-negatives", "mine", "analyse", "export", "train-ranker", "curve"),
-    *("rerank", "score", "over-seeds", "study", "pretrain", "train-retriever", "teach", "distil", "publish", "verify"),
+    *("rerank", "score", "over-seeds", "study", "pretrain", "train-retriever", "teach", "distil", "publish", "space"),
+    "verify",
 )
 """In the order of the work."""
 

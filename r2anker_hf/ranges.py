@@ -72,6 +72,8 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(
         ("max_length", "max_query_length", "decoder_layers", "stages", "fresh", "resamples", "jobs"), COUNT
     ),
+    "passages": COUNT,
+    "examples": COUNT_OR_NONE,
     "max_windows": Range(least=1, most=256),  # 256 of 128 tokens read some 13,000
     **dict.fromkeys(("batch_size", "batch_sizes", "encode_batch_size", "queries_a_part", "shard_size"), COUNT),
     **dict.fromkeys(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable
@@ -22,7 +23,8 @@ def environment(**filters: Callable[[Any], Any]) -> Any:
     """Jinja over `template_folder`; a name that a template misspells is an error, and pages in HTML are escaped.
 
     Args:
-        filters: more filters, by the names that templates use, beside `cell`, `thousands`, `signed` and `p`.
+        filters: more filters, by the names that templates use, beside `cell`, `thousands`, `signed`, `p` and
+            `embedded`.
     """
     import jinja2
 
@@ -34,7 +36,8 @@ def environment(**filters: Callable[[Any], Any]) -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"cell": markdown_cell, "thousands": "{:,}".format, "signed": signed, "p": p_value, **filters}
+    made.filters |= {"cell": markdown_cell, "thousands": "{:,}".format, "signed": signed, "p": p_value}
+    made.filters |= {"embedded": embedded, **filters}
     return made
 
 
@@ -59,6 +62,18 @@ def breakable(name: str) -> Any:
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"([_/-])", r"\1<wbr>", str(escape(name))))
+
+
+def embedded(data: Any) -> Any:
+    """JSON that no text can end early inside a script element.
+
+    >>> embedded({"text": "</script>"})
+    Markup('{"text": "\\\\u003c/script\\\\u003e"}')
+    """
+    from markupsafe import Markup
+
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
 def signed(value: float, digits: int = 4) -> str:

@@ -2,6 +2,10 @@
 
 import shutil
 import subprocess
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -9,6 +13,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 # no network, no profile of the user, nothing in the background
 QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 QUIET = [*QUIET.split(), "--disable-component-update", "--disable-sync", "--virtual-time-budget=5000"]
+QUIET += ["--no-proxy-server"]
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 
@@ -18,5 +23,26 @@ def seen(page, folder, script=""):
     copy = folder / "page.html"
     text = page.read_text(encoding="utf-8")
     copy.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
-    command = [BROWSER, *QUIET, f"--user-data-dir={folder / 'profile'}", "--dump-dom", f"file://{copy}"]
+    return seen_at(f"file://{copy}", folder)
+
+
+def seen_at(address, folder):
+    """The HTML at an address after its scripts ran; `folder` takes the profile."""
+    command = [BROWSER, *QUIET, f"--user-data-dir={folder / 'profile'}", "--dump-dom", address]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def served(folder):
+    """A folder as a static site on this machine; its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()

@@ -270,6 +270,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(409, "You already created this model repo", url=url)
         repo = self.hub.repos[kind, name] = Repo(kind, name, given.get("visibility") == "private", given.get("sdk"))
         first = {".gitattributes": self.hub.store(ATTRIBUTES)}
+        if kind == "space":  # the Hub starts it with a page of its own
+            first |= {name: self.hub.store(b"A new Space") for name in ("README.md", "index.html", "style.css")}
         self.hub.add(repo, MAIN, Commit(first, "initial commit", author=author))
         return _json({"url": url, "name": name, "id": name})
 

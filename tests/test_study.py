@@ -238,7 +238,7 @@ def test_the_page_sorts_its_tables(finished, tmp_path):
 
 
 def test_a_text_cannot_leave_the_script_that_holds_it():
-    from r2anker_hf.evaluation.study_page import _embedded
+    from r2anker_hf.templates import embedded
 
-    assert "<" not in str(_embedded({"text": "</script><b>"}))
-    assert json.loads(str(_embedded({"text": "</script>&"}))) == {"text": "</script>&"}
+    assert "<" not in str(embedded({"text": "</script><b>"}))
+    assert json.loads(str(embedded({"text": "</script>&"}))) == {"text": "</script>&"}

@@ -71,7 +71,7 @@ def write_study(
     written = {
         "study.json": json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False, default=str) + "\n",
         "study.md": templates.get_template("study.md.jinja").render(view),
-        "study.html": templates.get_template("study.html.jinja").render(view, data=_embedded(data)),
+        "study.html": templates.get_template("study.html.jinja").render(view, data=data),
     }
     for name, text in written.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
@@ -175,11 +175,3 @@ def _top(run: Run, query_id: str) -> list[str]:
 
 def _text(lookup: Any, record_id: str) -> str:
     return shorten(lookup(record_id) if callable(lookup) else lookup[record_id], 240)
-
-
-def _embedded(data: Any) -> Any:
-    """JSON that no text can end early inside a script element."""
-    from markupsafe import Markup
-
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

@@ -251,6 +251,8 @@ class _Publication:
         if not main.keys() - HUBS_OWN:
             return
         titles = [title.split() for title in self.calls.titles(head)]
+        if self.calls.repo_type == "space" and titles == [["initial", "commit"]]:
+            return  # the page that the Hub puts into every new Space
         kinds = {words[1] for words in titles if len(words) > 1 and words[0] == MARK}
         if not kinds:
             holds = _some(sorted(main.keys() - HUBS_OWN))

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ def findings(
     training: Iterable[str] = (),
     quoting: Collection[str] = (),
     links: bool = False,
+    suffixes: Sequence[str] = SUFFIXES,
 ) -> list[str]:
     """Everything in a folder that must not be published.
 
@@ -90,6 +91,7 @@ def findings(
         training: texts of training rows, none of which may stand in a card or a configuration; read once.
         quoting: files that quote passages, in which "/home/..." is an example, as it is in data.
         links: whether a link may stand for a file, as in the cache that the Hub's files are downloaded into.
+        suffixes: of files that are published.
 
     Returns:
         One line for each finding, "file: finding"; no line, nothing found. Tokens are not repeated.
@@ -101,7 +103,7 @@ def findings(
     for path in paths:
         name = path.relative_to(folder).as_posix()
         is_data = _is_data(path) or name in quoting
-        lines = ["is a link"] if path.is_symlink() and not links else _of_file(path, machine, is_data)
+        lines = ["is a link"] if path.is_symlink() and not links else _of_file(path, machine, is_data, suffixes)
         found += [f"{name}: {line}" for line in lines]
     return found + _training_rows(folder, [path for path in paths if path.is_file()], training)
 
@@ -128,11 +130,11 @@ def refuse_pickles(folder: str | os.PathLike) -> None:
 _PICKLE = "is a pickle or an archive that may hold one, which can run code when it is loaded"
 
 
-def _of_file(path: Path, machine: Machine, is_data: bool) -> Iterator[str]:
+def _of_file(path: Path, machine: Machine, is_data: bool, suffixes: Sequence[str]) -> Iterator[str]:
     if path.suffix in PICKLE_SUFFIXES or _is_pickle(path):
         yield _PICKLE
-    elif path.suffix not in SUFFIXES:
-        yield f"is no file that is published; those end in {', '.join(SUFFIXES)}"
+    elif path.suffix not in suffixes:
+        yield f"is no file that is published; those end in {', '.join(suffixes)}"
     else:
         yield from _malformed(path, machine)
         yield from dict.fromkeys(line for piece in _pieces(path) for line in _in_piece(piece, machine, is_data))

@@ -65,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
             run(command, _named(command, rest))
         else:
             raise InputError(_unknown(name))
-    except (InputError, KeyboardInterrupt) as error:
+    except (InputError, KeyboardInterrupt, ModuleNotFoundError) as error:  # a recipe imports before it runs
         end(error)
 
 

@@ -3,6 +3,7 @@
 | what happened | exit code | the line |
 |---|---|---|
 | bad input, or the system refuses | 2 | what is wrong with which file or option |
+| a package is missing | 2 | which one, and what to install |
 | Ctrl-C | 130 | how to go on |
 | anything else: a fault of the program | 1 | the error, and the file that holds its trace |
 
@@ -31,6 +32,8 @@ GRACE_S = 5.0
 Launchers end the other processes of a launch within a tenth of that once one has failed.
 """
 
+_PACKAGE = "r2anker_hf"
+_INSTALL = f"pip install '{_PACKAGE}[cpu]', or {_PACKAGE}[gpu] for CUDA"
 _REFUSALS = {
     *(errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS),
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
@@ -60,6 +63,8 @@ def refusal(error: BaseException, output_dir: str | os.PathLike | None = None) -
     """What is wrong with the input, or what the system refuses; None for a fault of the program."""
     if isinstance(error, InputError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(_PACKAGE):
+        return f"{error.name.partition('.')[0]} is not installed: {_INSTALL}"
     if not isinstance(error, OSError):
         return None
     above = output_dir and isinstance(error.filename, str) and Path(output_dir).is_relative_to(error.filename)

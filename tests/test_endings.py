@@ -156,3 +156,12 @@ def test_a_launch_ends_with_one_line(fails, script, tmp_path):
     own = done.stderr[: done.stderr.index("error: ")]
     assert "Traceback" not in own and "gloo" not in done.stderr.lower()
     assert time.monotonic() - started < 250
+
+
+@pytest.mark.parametrize("name, code", [("faiss", 2), ("bm25s.tokenization", 2), ("r2anker_hf.lost", 1)])
+def test_a_missing_package_is_named_with_what_to_install(name, code, tmp_path, capsys):
+    error = ModuleNotFoundError(f"No module named {name!r}", name=name)
+    given, line = ended(error, tmp_path / "out", capsys)
+    assert given == code and line.count("\n") == 1
+    told = f"error: {name.split('.')[0]} is not installed: pip install 'r2anker_hf[cpu]'"
+    assert line.startswith(told) == (code == 2)

@@ -1,6 +1,7 @@
 """The wheel holds all that its commands need: installed far from any clone, they run, and read no file of one."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,11 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from hub_server import Hub
+from pages import snippets
 from published_toy import write_collection
+
+from r2anker_hf.publishing.staging import stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = ("r2anker_hf", "recipes", "hub_cards", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -39,29 +44,38 @@ def wheel(tmp_path_factory):
     return built
 
 
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    """Run a command line in an environment that has the wheel and this one's dependencies, in an empty folder."""
-    environment = tmp_path_factory.mktemp("environment")
-    venv.create(environment, symlinks=True)
-    packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-    paths = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+def make_environment(folder, dependencies=True):
+    """An environment without this package; with this one's dependencies, or with nothing but pip."""
+    venv.create(folder, symlinks=True, with_pip=not dependencies)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    paths = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib")) if dependencies else ()
     (packages / "dependencies.pth").write_text("\n".join(["import r2anker_guard", *paths]))
     (packages / "r2anker_guard.py").write_text(
         GUARD.format(clone=tuple(f"{REPOSITORY / name}/" for name in ("r2anker_hf", "recipes", "hub_cards")))
     )
-    python = environment / "bin" / "python"
-    pip = [PIP[0], "-m", "pip", "--python", python, *PIP[3:]]
+    return folder
+
+
+def run_in(environment, *command, cwd, code=0, **settings):
+    """Run a command line with an environment's programs first; returns what it printed, errors last."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    settings = {"PATH": path, **{name: str(value) for name, value in settings.items()}}
+    words = list(map(str, command))
+    done = subprocess.run(words, cwd=cwd, env={**kept, **settings}, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + (done.stderr if code else "")
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Run a command line in an environment that has the wheel and this one's dependencies, in an empty folder."""
+    environment = make_environment(tmp_path_factory.mktemp("environment"))
+    pip = [PIP[0], "-m", "pip", "--python", environment / "bin" / "python", *PIP[3:]]
     subprocess.run([*pip, "install", "--no-deps", "--no-index", wheel], check=True)
 
     def run(*command, cwd, code=0, **settings):
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        settings = {"PATH": path, **{name: str(value) for name, value in settings.items()}}
-        words = [str(environment / "bin" / command[0]), *map(str, command[1:])]
-        done = subprocess.run(words, cwd=cwd, env={**kept, **settings}, capture_output=True, text=True, timeout=1200)
-        assert done.returncode == code, done.stdout[-2000:] + done.stderr[-4000:]
-        return done.stdout
+        return run_in(environment, environment / "bin" / command[0], *command[1:], cwd=cwd, code=code, **settings)
 
     return run
 
@@ -84,6 +98,42 @@ def test_commands_of_the_wheel_run_without_the_clone(installed, tmp_path):
     options = ["--collection", "toy", "--runs", "bm25=bm25.trec", "--output_dir", "out/report"]
     printed = installed("r2anker", "score", "--config", "nano/score.yaml", *options, cwd=tmp_path)
     assert "\nbm25 " in printed and (tmp_path / "out/report/report.html").is_file()
+
+
+@pytest.mark.hub
+def test_the_commands_of_a_card_work_in_an_empty_environment(wheel, finished, tmp_path):
+    """As they stand in the card of a ranker on the loopback Hub. Dependencies lie there; the rest comes by pip."""
+    staged = stage("ranker", finished / "ranker", "me/toy", into=tmp_path / "staged", report=finished / "report")
+    (commands,) = (block for block in snippets(staged.folder / "README.md", "bash") if "r2anker verify" in block)
+    environment, folder = make_environment(tmp_path / "environment"), tmp_path / "empty"
+    folder.mkdir()
+    # `python -m pip` of this environment stands in for the pip that a stranger has
+    pip = environment / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nexec {PIP[0]} -m pip --python {environment / "bin" / "python"} "$@"\n')
+    pip.chmod(0o755)
+    offline = {"PIP_NO_INDEX": 1, "PIP_NO_DEPS": 1, "PIP_FIND_LINKS": wheel.parent, "HF_DATASETS_OFFLINE": 0}
+    with Hub() as hub:
+        hub.commit("me/toy", staged.folder, kind="model")
+        settings = {**offline, **hub.environment(tmp_path / "home"), "HF_HUB_OFFLINE": 0}
+        settings.pop("PYTHONPATH", None)
+        settings.pop("PATH")
+        script = ["bash", "-euc", commands]
+        assert re.search(r"^\d+ hold, 0 fail, ", run_in(environment, *script, cwd=folder, **settings), re.MULTILINE)
+        card = staged.folder / "README.md"
+        card.write_text(card.read_text().replace("0.", "1.", 1))
+        hub.commit("me/toy", staged.folder, kind="model")
+        assert "FAILS" in run_in(environment, *script, cwd=folder, code=1, **settings)
+
+
+def test_a_command_without_its_packages_says_what_to_install(wheel, tmp_path):
+    environment = make_environment(tmp_path / "environment", dependencies=False)
+    pip = [environment / "bin/python", "-m", *PIP[2:]]
+    run_in(environment, *pip, "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    told = run_in(environment, environment / "bin/r2anker", "verify", "me/ranker", cwd=tmp_path, code=2)
+    (install,) = re.findall(r"^error: \w+ is not installed: pip install '(.*?)'", told)
+    assert told.count("\n") == 1 and install == "r2anker_hf[cpu]"
+    (metadata,) = (name for name in ZipFile(wheel).namelist() if name.endswith("/METADATA"))
+    assert b"Provides-Extra: cpu\n" in ZipFile(wheel).read(metadata)
 
 
 @pytest.mark.slow

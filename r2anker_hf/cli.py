@@ -26,7 +26,7 @@ DEMO = "demo"
 COMMANDS = (
     *(DEMO, "retrieve", "fuse", "import-negatives", "mine", "analyse", "export", "train-ranker", "curve"),
     *("rerank", "score", "over-seeds", "study", "pretrain", "train-retriever", "teach", "distil", "publish", "space"),
-    "verify",
+    *("verify", "hub-job"),
 )
 """In the order of the work."""
 

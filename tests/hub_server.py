@@ -654,6 +654,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.save()
         return _json(facts)
 
+    # Jobs, which are noted but not run
+
+    @route("POST", "/api/jobs/{owner}")
+    def run_job(self, named: dict[str, str]) -> Answer:
+        self.require(named["owner"])
+        self.hub.jobs.append(self.given())
+        about = {"id": f"{len(self.hub.jobs):024x}", "status": {"stage": "SCHEDULING"}}
+        about |= {"owner": {"id": "0", "name": named["owner"], "type": "user"}, "labels": self.given().get("labels")}
+        return _json(about)
+
 
 def _json(content: object) -> Answer:
     return Answer(json.dumps(content).encode())

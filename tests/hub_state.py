@@ -102,6 +102,7 @@ class State:
     Attributes:
         repos: by kind and name.
         collections: by slug, as the Hub tells of them.
+        jobs: what was asked to run, as it came.
         tokens: user and role of each.
         organisations: the roles of their members.
         faults: what goes wrong next.
@@ -110,6 +111,7 @@ class State:
     def __init__(self, folder: Path | None = None):
         self.repos: dict[tuple[str, str], Repo] = {}
         self.collections: dict[str, dict[str, Any]] = {}
+        self.jobs: list[dict[str, Any]] = []
         self.tokens: dict[str, tuple[str, str]] = dict(TOKENS)
         self.organisations: dict[str, dict[str, str]] = {"lab": {"me": "write"}, "guests": {"me": "read"}}
         self.faults: list[Fault] = []

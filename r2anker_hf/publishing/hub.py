@@ -171,6 +171,22 @@ def publish(
         return publication.run(private, checks)
 
 
+def check_rights(repo_id: str, repo_type: str = "model", *, limits: Limits | None = None) -> None:
+    """Refuse early what `publish` would refuse after hours of work: no token, or one that may not write there.
+
+    Args:
+        repo_id: owner/name of the repository to be.
+        repo_type: model, dataset or space.
+        limits: timeouts and attempts.
+
+    Raises:
+        PublishingError: whose token it is, and what it lacks.
+    """
+    limits = limits or Limits()
+    with _timeouts(limits.timeout):
+        _Calls(repo_id, repo_type, None, None, limits).check_rights()
+
+
 def link(
     title: str,
     repos: Sequence[tuple[str, str]],

@@ -189,7 +189,6 @@ class CrossEncoderRanker(Reranker):
         """
         if not Path(model).is_dir():
             revision = resolved(str(model), revision)
-        tokenizer = load_tokenizer(model, revision, "ranker")
         loaded: Any
         if backend != "torch":
             loaded = OnnxModel.from_pretrained(model, revision, backend)
@@ -198,8 +197,10 @@ class CrossEncoderRanker(Reranker):
                 loaded = load(
                     AutoModelForSequenceClassification, model, revision, kind="ranker", fresh_head=fresh_head, labels=1
                 )
-            check_vocabulary(loaded, tokenizer, model)
             loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        tokenizer = load_tokenizer(model, revision, "ranker")
+        if backend == "torch":
+            check_vocabulary(loaded, tokenizer, model)
         limits = getattr(loaded.config, "r2anker", None) or {}
         max_length = max_length or limits.get("max_length") or min(MAX_LENGTH, positions(loaded) or MAX_LENGTH)
         check_length(loaded, max_length, model)

@@ -19,17 +19,15 @@ from typing import Any, Literal
 
 from r2anker_hf.config import run_recipe
 from r2anker_hf.negatives.analysis import SMOOTHING, all_joints, divergences, pearson
-from r2anker_hf.negatives.candidates import Candidates, load_candidates
+from r2anker_hf.negatives.candidates import Candidates
+from r2anker_hf.negatives.options import CandidatesOptions
 from r2anker_hf.records import InputError
 from r2anker_hf.stage import pinned, run_stage
 
 
 @dataclass
-class AnalysisConfig:
-    negatives: str = field(metadata={"help": "Candidates: a folder that mine.py wrote, or a Hub repository."})
+class AnalysisConfig(CandidatesOptions):
     output_dir: str = field(metadata={"help": "New folder for the analysis."})
-    negatives_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
-    split: str = field(default="train", metadata={"help": "Split of the candidates."})
     reference: str = field(default="bm25", metadata={"help": "Retriever whose candidates are reranked in the test."})
     generators: list[str] = field(
         default_factory=list, metadata={"help": "Joints such as bm25 bm25,dense; default all combinations."}
@@ -58,7 +56,7 @@ def analyse(config: AnalysisConfig, folder: Path) -> None:
 
     if not PartialState().is_main_process:
         return
-    candidates = load_candidates(config.negatives, config.split, config.negatives_revision)
+    candidates = config.load()
     found = computed(config, candidates)
     (folder / "analysis.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     text = table(found)

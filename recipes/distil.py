@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from r2anker_hf.config import run_recipe
 from r2anker_hf.draws import evenly_spaced
-from r2anker_hf.negatives.candidates import Candidates, load_candidates
+from r2anker_hf.negatives.candidates import Candidates
+from r2anker_hf.negatives.options import CandidatesOptions
 from r2anker_hf.negatives.suspects import Examined
 from r2anker_hf.negatives.teacher import TeacherScores, drawn
 from r2anker_hf.retrievers.options import DistillationTraining
@@ -26,19 +27,16 @@ from r2anker_hf.stage import pinned, run_stage
 
 
 @dataclass
-class DistillationConfig:
-    negatives: str = field(metadata={"help": "Candidates of teach.py, with --teacher also of mine.py, or on the Hub."})
+class DistillationConfig(CandidatesOptions):
     model: str = field(metadata={"help": "The student to start from: a folder or Hub id."})
     output_dir: str = field(metadata={"help": "New folder for the retriever."})
     teacher: str | None = field(
         default=None, metadata={"help": "Ranker that scores what is drawn; default: scores of teach.py."}
     )
     retriever: Literal["dense", "splade"] = field(default="dense", metadata={"help": "What the student is."})
-    split: str = field(default="train", metadata={"help": "Split of the candidates."})
     max_queries: int | None = field(
         default=None, metadata={"help": "Train on so many queries, evenly spaced, where time is short."}
     )
-    negatives_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
     model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
     teacher_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub ranker."})
     teacher_dtype: Literal["float32", "bfloat16"] = field(
@@ -61,7 +59,7 @@ def distil(config: DistillationConfig, training: DistillationTraining, folder: P
     from r2anker_hf.retrievers.training import load_retriever, starting_model, train, write_tuples
 
     state, tuples, checkpoints = PartialState(), folder / "tuples.arrow", folder / "checkpoints"
-    candidates = load_candidates(config.negatives, config.split, config.negatives_revision)
+    candidates = config.load()
     if config.max_queries:
         chosen = evenly_spaced(len(candidates.rows), config.max_queries)
         candidates = replace(candidates, rows=candidates.rows.select(chosen))

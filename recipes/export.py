@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from r2anker_hf.config import run_recipe
-from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.converters import FORMS, export_groups, export_pool, export_runs
+from r2anker_hf.negatives.options import CandidatesOptions
 from r2anker_hf.negatives.sampling import Sampling
 from r2anker_hf.records import InputError
 from r2anker_hf.stage import pinned, run_stage
@@ -23,12 +23,9 @@ CHOICES = (*FORMS, "trec", "pool")
 
 
 @dataclass
-class ExportConfig:
-    negatives: str = field(metadata={"help": "Candidates: a folder that mine.py wrote, or a Hub repository."})
+class ExportConfig(CandidatesOptions):
     output_dir: str = field(metadata={"help": "New folder for the file."})
     form: str = field(default="labeled_list", metadata={"help": f"One of: {', '.join(CHOICES)}."})
-    negatives_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
-    split: str = field(default="train", metadata={"help": "Split of the candidates."})
     num_negatives: int = field(default=40, metadata={"help": "Negatives a query (appendix C)."})
     seed: int = field(default=42, metadata={"help": "Of the draw; the trainer's default."})
     epoch: int = field(default=0, metadata={"help": "Of the draw: each epoch of the trainer has other negatives."})
@@ -49,7 +46,7 @@ def export(config: ExportConfig, sampling: Sampling, folder: Path) -> None:
 
     if not PartialState().is_main_process:
         return
-    candidates = load_candidates(config.negatives, config.split, config.negatives_revision)
+    candidates = config.load()
     if config.form == "trec":
         print(", ".join(path.name for path in export_runs(candidates, folder)))
     elif config.form == "pool":

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from r2anker_hf.config import run_recipe
 from r2anker_hf.names import checked_name
 from r2anker_hf.negatives.audit import audit_with_card
-from r2anker_hf.negatives.candidates import load_candidates
+from r2anker_hf.negatives.options import CandidatesOptions
 from r2anker_hf.negatives.teacher import TeacherScores, pooled, write_taught
 from r2anker_hf.stage import pinned, recorded_inputs, run_stage
 
@@ -29,16 +29,13 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class TeachingConfig:
-    negatives: str = field(metadata={"help": "Candidates: a folder that mine.py wrote, or a Hub repository."})
+class TeachingConfig(CandidatesOptions):
     ranker: str = field(metadata={"help": "Folder of train_ranker.py or of any CrossEncoder, or a Hub repository."})
     output_dir: str = field(metadata={"help": "New folder for the dataset with the scores."})
-    split: str = field(default="train", metadata={"help": "Split of the candidates."})
     teacher_ranking: str = field(
         default="teacher", metadata={"help": "What the scores are called in the dataset.", "formerly": "name"}
     )
     depth: int = field(default=200, metadata={"help": "Top-N of each retriever that is scored."})
-    negatives_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub dataset."})
     ranker_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub ranker."})
     batch_size: int | None = field(
         default=None, metadata={"help": "Pairs of full length scored at once (more short ones); default by device."}
@@ -82,7 +79,7 @@ def teach(config: TeachingConfig, folder: Path) -> None:
     from r2anker_hf.rankers.foreign import load_ranker
 
     state = PartialState()
-    candidates = load_candidates(config.negatives, config.split, config.negatives_revision)
+    candidates = config.load()
     choose = partial(pooled, depth=config.depth)
     scores = TeacherScores(candidates, config.split, config.teacher_ranking, choose, folder / "work")
     options = {"batch_size": config.batch_size, "dtype": getattr(torch, config.dtype), "device": state.device}

@@ -129,7 +129,7 @@ def test_an_option_s_former_name_still_works_and_tells_the_new_one(yaml_file, ca
 
 @dataclasses.dataclass
 class RenamedValues:
-    precision: str = dataclasses.field(
+    computed_in: str = dataclasses.field(
         default="auto", metadata={"formerly": {"half": {"true": "bf16", "false": "no"}}}
     )
 
@@ -138,9 +138,9 @@ class RenamedValues:
 def test_a_former_value_is_that_of_today_where_the_name_is_a_former_one(former, today, yaml_file, capsys):
     for args in (["--half", former], ["--config", yaml_file(f"half: {former}\n")]):
         assert parse_config(RenamedValues, args=args) == (RenamedValues(today),)
-        assert capsys.readouterr().err.endswith("precision now\n")
-    assert with_names_of_today({"half": yaml.safe_load(former)}, RenamedValues) == {"precision": today}
-    assert parse_config(RenamedValues, args=["--precision", "true"]) == (RenamedValues("true"),)
+        assert capsys.readouterr().err.endswith("computed_in now\n")
+    assert with_names_of_today({"half": yaml.safe_load(former)}, RenamedValues) == {"computed_in": today}
+    assert parse_config(RenamedValues, args=["--computed_in", "true"]) == (RenamedValues("true"),)
 
 
 def test_a_renamed_mapping_too(capsys):

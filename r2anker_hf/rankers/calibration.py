@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit, logit
 
 from ..evaluation.measures import Qrels
 from ..records import InputError
@@ -74,7 +72,7 @@ class Calibration:
         >>> made.probabilities(np.array([2.0, 4.0])).round(4).tolist()
         [0.5, 0.7311]
         """
-        return expit(np.asarray(scores, np.float64) / self.temperature + self.bias)
+        return _sigmoid(np.asarray(scores, np.float64) / self.temperature + self.bias)
 
 
 def calibrate(run: Run, qrels: Qrels, precision: float = PRECISION) -> Calibration:
@@ -105,15 +103,15 @@ def calibrate(run: Run, qrels: Qrels, precision: float = PRECISION) -> Calibrati
     held_out = np.empty_like(scores)
     for side in (0, 1):
         other_slope, other_bias = _fit(scores[half != side], relevant[half != side])
-        held_out[half == side] = expit(scores[half == side] * other_slope + other_bias)
+        held_out[half == side] = _sigmoid(scores[half == side] * other_slope + other_bias)
     cut, recall = _threshold(scores, relevant, precision)
     return Calibration(
         temperature=_rounded(1 / slope),
         bias=_rounded(bias),
         expected_calibration_error=_rounded(calibration_error(held_out, relevant)),
-        uncalibrated_error=_rounded(calibration_error(expit(scores), relevant)),
+        uncalibrated_error=_rounded(calibration_error(_sigmoid(scores), relevant)),
         precision=precision,
-        threshold=None if cut is None else _rounded(expit(cut * slope + bias)),
+        threshold=None if cut is None else _rounded(_sigmoid(cut * slope + bias)),
         recall=None if recall is None else _rounded(recall),
         queries=sum(query_id in qrels for query_id in run),
         documents=len(scores),
@@ -158,8 +156,17 @@ def _pairs(run: Run, qrels: Qrels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return scores.astype(np.float64), relevant.astype(bool), half
 
 
+def _sigmoid(logits: Any) -> Any:
+    from scipy.special import expit
+
+    return expit(logits)
+
+
 def _fit(scores: np.ndarray, relevant: np.ndarray) -> tuple[float, float]:
     """Slope and intercept of the logistic regression, with Platt's targets, which keep both finite."""
+    from scipy.optimize import minimize
+    from scipy.special import logit
+
     ones, zeros = int(relevant.sum()), int((~relevant).sum())
     targets = np.where(relevant, (ones + 1) / (ones + 2), 1 / (zeros + 2))
     middle, spread = scores.mean(), scores.std() or 1.0
@@ -167,7 +174,7 @@ def _fit(scores: np.ndarray, relevant: np.ndarray) -> tuple[float, float]:
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         logits = weights[0] * standard + weights[1]
-        apart = expit(logits) - targets
+        apart = _sigmoid(logits) - targets
         return np.mean(np.logaddexp(0, logits) - targets * logits), np.array([apart @ standard, apart.sum()]) / len(
             apart
         )

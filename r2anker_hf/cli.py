@@ -25,8 +25,8 @@ from .shipped import as_commands, shipped
 DEMO = "demo"
 COMMANDS = (
     *(DEMO, "retrieve", "fuse", "import-negatives", "mine", "analyse", "export", "train-ranker", "curve"),
-    *("rerank", "score", "over-seeds", "study", "pretrain", "train-retriever", "teach", "distil", "publish", "space"),
-    *("verify", "hub-job"),
+    *("rerank", "score", "over-seeds", "study", "pretrain", "train-retriever", "teach", "distil"),
+    *("publish", "publish-all", "space", "verify", "hub-job"),
 )
 """In the order of the work."""
 

@@ -149,3 +149,20 @@ def mixed(finished, tiny_model, once) -> tuple[Path, list]:
     from published_toy import mix
 
     return once("mixed", lambda folder: mix(folder, finished, tiny_model))
+
+
+@pytest.fixture
+def loopback_hub(monkeypatch):
+    """A Hub on this machine that every client of this process talks to, with a token that may write."""
+    from hub_server import Hub
+    from huggingface_hub import constants
+
+    with Hub() as hub:
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        monkeypatch.setenv("HF_TOKEN", "hf_write")
+        yield hub

@@ -47,6 +47,7 @@ def base(stage: str, story: Path, model: Path) -> dict[str, object]:
         "train_ranker": {"negatives": negatives, "model": model, **TRAINER},
         "train_retriever": {"collection": collection, "model": model, **TRAINING},
         "publish": {"kind": "ranker", "folder": story / "ranker", "repo_id": "me/x", "dry_run": "true"},
+        "publish_all": {"ranker": story / "ranker", "repo_id": "me/x", "dry_run": "true"},
     }
     options = dict(of[stage])
     if stage == "pretrain":
@@ -112,6 +113,7 @@ def test_a_place_where_no_folder_can_be_is_refused_at_once(stage, finished, tiny
         ("distil", "model"),
         ("train_ranker", "model"),
         ("publish", "folder"),
+        ("publish_all", "ranker"),
     ],
 )
 def test_no_folder_is_made_in_an_input(stage, option, finished, tiny_model):
@@ -257,6 +259,7 @@ def test_a_collection_that_is_not_there_is_refused(stage, option, finished, tiny
         ("train_retriever", {"max_queries": 1, "num_train_epochs": 1}, "1 tuples .* do not fill one batch of 2"),
         ("pretrain", {"push_to_hub": "true"}, "push_to_hub is not for this training"),
         ("publish", {"kind": "retriever"}, "config.yaml: lacks retriever; is the folder of another --kind"),
+        ("publish_all", {"repo_id": "me"}, "repo_id is 'me', but is written owner/name"),
         ("publish", {"report": "REPORT", "runs": "x"}, "no system is called '7'"),
     ],
 )

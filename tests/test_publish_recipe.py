@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from hub_server import Hub
 from huggingface_hub import ModelCard
 from test_recipes import SIZES, recipe
 
 from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.config import parse_config
 from r2anker_hf.publishing.hub import PublishingError
+from r2anker_hf.publishing.sending import check
 from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.run import Run
 
@@ -17,18 +17,8 @@ pytestmark = pytest.mark.hub
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    from huggingface_hub import constants
-
-    with Hub() as hub:
-        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-        monkeypatch.setenv("HF_TOKEN", "hf_write")
-        yield hub
+def hub(loopback_hub):
+    return loopback_hub
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +39,19 @@ def negatives(tmp_path_factory):
     return folder / "mined"
 
 
+def run_publish(*options):
+    module = recipe("publish")
+    module.main(*parse_config(module.PublishingConfig, module.Sending, module.Stated, args=options))
+
+
 @pytest.fixture
 def publish(negatives, tmp_path):
     """Run the recipe over mined negatives; its options are appended."""
-    module = recipe("publish")
     options = ["--kind", "negatives", "--folder", str(negatives), "--repo_id", "me/negatives"]
     options += ["--output_dir", str(tmp_path / "out"), "--licence", "mit"]
 
     def run(*more):
-        module.main(*parse_config(module.PublishingConfig, module.Stated, args=[*options, *more]))
+        run_publish(*options, *more)
         return tmp_path / "out"
 
     return run
@@ -114,7 +108,6 @@ def test_without_a_network_it_is_staged(hub, publish, monkeypatch, tmp_path):
 def test_what_was_downloaded_is_held_against_itself(publish, tmp_path):
     """Rows against the manifest, the card against both, and the files that the card names."""
     staged = publish("--dry_run") / "staged"
-    check = recipe("publish").check
     check("negatives", staged)
     card = (staged / "README.md").read_text()
     (staged / "README.md").write_text(card.replace("candidates/train-", "candidates/nowhere-"))
@@ -129,12 +122,11 @@ def test_a_ranker_of_several_collections_goes_out_and_is_verified(hub, finished,
     """Both sets of negatives are published, then the ranker that states them, and everything is loaded from there."""
     folder, _ = mixed
     sets = {"me/toy-negatives": finished / "negatives", "me/other-negatives": folder / "negatives"}
-    module = recipe("publish")
 
     def send(kind, source, repo_id, *more):
         out = tmp_path / repo_id
         options = ["--kind", kind, "--folder", source, "--repo_id", repo_id, "--output_dir", out, *more]
-        module.main(*parse_config(module.PublishingConfig, module.Stated, args=[str(option) for option in options]))
+        run_publish(*map(str, options))
         return json.loads((out / "receipt.json").read_text())["commit"]
 
     pins = [f"{repo_id}@{send('negatives', source, repo_id)}" for repo_id, source in sets.items()]

@@ -9,12 +9,13 @@ from typing import get_args, get_type_hints
 
 import pytest
 import yaml
+from every_recipe import configs
 from published_toy import recipe
 from safetensors.torch import load_file
 from scripts import script
 
 from r2anker_hf.collection.collection import load_collection
-from r2anker_hf.config import parse_config, whole
+from r2anker_hf.config import parse_config
 from r2anker_hf.evaluation.measures import evaluate_run, means
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.suspects import with_suspects
@@ -42,19 +43,13 @@ STAGES = (
     "teach",
     "distil",
     "publish",
+    "publish_all",
     "pretrain",
 )
 STAGE_OF = {"retrieve_bm25": "retrieve", "retrieve_dense": "retrieve", "retrieve_splade": "retrieve"}
 STAGE_OF |= {"score_dev": "score"}
 STAGE_OF |= {"warm_start": "train_ranker", "train_splade": "train_retriever", "distil_splade": "distil"}
 STAGE_OF |= {f"publish_{kind}": "publish" for kind in ("negatives", "ranker", "retriever")}
-IMPORTED = {
-    "pretrain": "PretrainingOptions",
-    "train_ranker": "ListwiseOptions",
-    "train_retriever": "RetrieverTraining",
-    "distil": "DistillationTraining",
-    "publish": "Stated",
-}
 # accelerate's own launcher starts several processes on CPUs through MPI alone; torch's does without
 LAUNCH = "-m torch.distributed.run --standalone --nproc_per_node 2"
 
@@ -64,12 +59,6 @@ def launch(command, **environment):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, **{key: str(value) for key, value in environment.items()}}
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, timeout=600)
-
-
-def configs(stage):
-    module = recipe(stage)
-    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == stage]
-    return [*own, whole(getattr(module, IMPORTED[stage]))] if stage in IMPORTED else own
 
 
 def told(environment):

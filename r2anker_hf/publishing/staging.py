@@ -57,8 +57,8 @@ QUOTING = {"negatives": ("README.md", AUDIT_FILE)}
 
 
 @dataclass
-class Stated:
-    """What the publisher says, because no file knows it; the options of a recipe."""
+class StatedOfAll:
+    """What the publisher says of all parts of a story, because no file knows it; the options of a recipe."""
 
     licence: str | None = field(
         default=None,
@@ -68,17 +68,6 @@ class Stated:
     base_model: str | None = field(
         default=None,
         metadata={"help": "owner/name@commit of the encoder that training started from, if it was local."},
-    )
-    negatives: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "owner/name@commit, or folder, of a ranker's candidates, if they were moved; of several sets "
-            "one each, - for one that was not moved."
-        },
-    )
-    teacher: str | None = field(
-        default=None,
-        metadata={"help": "owner/name@commit of the ranker that taught a retriever, if it was local."},
     )
     collection: list[str] = field(
         default_factory=list,
@@ -125,9 +114,30 @@ class Stated:
     )
 
     def __post_init__(self):
-        self.negatives, self.collection = listed(self.negatives), listed(self.collection)
+        self.collection = listed(self.collection)
         if self.benchmark and not re.fullmatch(r"[\w.-]+/[\w.-]+#[\w.-]+", self.benchmark):
             raise InputError(f"benchmark is {self.benchmark!r}, but is written owner/name#task_id")
+
+
+@dataclass
+class Stated(StatedOfAll):
+    """What the publisher says of one part, with where those are now that it came from; the options of a recipe."""
+
+    negatives: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "owner/name@commit, or folder, of a ranker's candidates, if they were moved; of several sets "
+            "one each, - for one that was not moved."
+        },
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "owner/name@commit of the ranker that taught a retriever, if it was local."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.negatives = listed(self.negatives)
 
 
 @dataclass(frozen=True)

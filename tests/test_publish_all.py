@@ -1,0 +1,124 @@
+"""A whole story in one command: each part names the commits of the others, and what does not belong is refused."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+from published_toy import arguments, recipe, run
+
+from r2anker_hf.config import parse_config
+from r2anker_hf.publishing.hub import PublishingError
+from r2anker_hf.records import InputError
+
+pytestmark = pytest.mark.hub
+SHORT = {
+    "max_queries": 8,
+    "num_negatives": 2,
+    "per_device_train_batch_size": 4,
+    "num_train_epochs": 1,
+    "bf16": "false",
+}
+
+
+@pytest.fixture(scope="module")
+def student(finished, tiny_model, tmp_path_factory):
+    """A retriever that the toy story's ranker taught."""
+    folder = tmp_path_factory.mktemp("student") / "student"
+    options = {"negatives": finished / "negatives", "model": tiny_model, "teacher": finished / "ranker", **SHORT}
+    run("distil", "DistillationConfig DistillationTraining", **options, max_length=32, output_dir=folder)
+    return folder
+
+
+@pytest.fixture
+def publish(loopback_hub, finished, student, tmp_path):
+    """Run the recipe over the whole story; its options are appended or replaced."""
+
+    def run(**more):
+        options = {"negatives": finished / "negatives", "ranker": finished / "ranker", "retriever": student}
+        options |= {"ranker_report": finished / "report", "repo_id": "me/toy", "output_dir": tmp_path / "out"}
+        options = {name: value for name, value in (options | more).items() if value is not None}
+        module = recipe("publish_all")
+        configs = (module.StoryConfig, module.Sending, module.StatedOfAll)
+        module.main(*parse_config(*configs, args=arguments(**options)))
+        return tmp_path / "out"
+
+    return run
+
+
+def staged(out, kind, file):
+    return (out / f"toy-{kind}" / "staged" / file).read_text()
+
+
+def commit(out, kind):
+    return json.loads((out / f"toy-{kind}" / "receipt.json").read_text())["commit"]
+
+
+def test_each_part_names_the_commits_of_those_before_it(loopback_hub, publish, capsys):
+    out = publish()
+    ranker, retriever = (json.loads(staged(out, kind, "provenance.json")) for kind in ("ranker", "retriever"))
+    assert ranker["negatives"]["name"] == retriever["negatives"]["name"] == "me/toy-negatives"
+    assert ranker["negatives"]["revision"] == retriever["negatives"]["revision"] == commit(out, "negatives")
+    (teacher,) = retriever["teachers"]
+    assert (teacher["name"], teacher["revision"]) == ("me/toy-ranker", commit(out, "ranker"))
+    card = ModelCard(staged(out, "retriever", "README.md")).data
+    assert "me/toy-ranker" in card.base_model and card.datasets[0] == "me/toy-negatives"
+    (collection,) = loopback_hub.collections.values()
+    assert [item["id"] for item in collection["items"]] == ["me/toy-negatives", "me/toy-ranker", "me/toy-retriever"]
+    printed = capsys.readouterr().out
+    verify = recipe("verify")
+    for kind in ("negatives", "ranker", "retriever"):
+        assert f"r2anker verify me/toy-{kind} --revision v1.0.0" in printed
+        options = {"repo_id": f"me/toy-{kind}", "revision": "v1.0.0"}
+        verify.main(*parse_config(verify.VerificationConfig, args=arguments(**options)))
+        assert " 0 fail" in capsys.readouterr().out
+
+
+def test_what_broke_off_goes_on(loopback_hub, publish, monkeypatch, tmp_path, capsys):
+    from r2anker_hf.publishing import sending
+
+    whole = sending.publish
+
+    def no_models(*args, kind, **options):
+        if kind == "ranker":
+            raise PublishingError("the network is gone")
+        return whole(*args, kind=kind, **options)
+
+    told = "the network is gone. Staged in .*toy-ranker.*; the same command goes on"
+    with monkeypatch.context() as patched, pytest.raises(PublishingError, match=told):
+        patched.setattr(sending, "publish", no_models)
+        publish()
+    assert {name for _, name in loopback_hub.repos} == {"me/toy-negatives"}
+    first = commit(tmp_path / "out", "negatives")
+    capsys.readouterr()
+    out = publish()
+    assert capsys.readouterr().out.count("published before, nothing new") == 1
+    assert commit(out, "negatives") == first
+    assert json.loads(staged(out, "ranker", "provenance.json"))["negatives"]["revision"] == first
+
+
+def test_a_dry_run_sends_nothing(loopback_hub, publish, capsys):
+    out = publish(dry_run="true")
+    assert loopback_hub.requests == [] and not list(out.glob("*/receipt.json"))
+    assert json.loads(staged(out, "ranker", "provenance.json"))["negatives"]["revision"].startswith("sha256:")
+    assert "dry run: nothing was sent" in capsys.readouterr().out
+
+
+def test_parts_that_do_not_come_from_each_other_are_refused(loopback_hub, publish, mixed, finished):
+    folder, _ = mixed
+    with pytest.raises(InputError, match="ranker: learned from other negatives than "):
+        publish(negatives=folder / "negatives", retriever=None)
+    with pytest.raises(InputError, match="student: learned from another ranker than "):
+        publish(negatives=None, ranker=folder / "ranker", ranker_report=None)
+    with pytest.raises(InputError, match="nothing to publish"):
+        publish(negatives=None, ranker=None, retriever=None, ranker_report=None)
+    assert loopback_hub.requests == []
+
+
+def test_a_mixture_names_each_of_its_sets_in_whatever_order_they_are_given(loopback_hub, publish, mixed, finished):
+    folder, _ = mixed
+    sets = [folder / "negatives", finished / "negatives"]  # the training had them the other way round
+    reports = [folder / "report", folder / "on_toy" / "report"]
+    out = publish(negatives=sets, ranker=folder / "ranker", ranker_report=reports, retriever=None, licence="other")
+    mixture = json.loads(staged(out, "ranker", "provenance.json"))["negatives"]["mixture"]
+    told = [(one["name"], one["revision"]) for one in mixture]
+    assert told == [(f"me/toy-negatives-{n}", commit(out, f"negatives-{n}")) for n in (2, 1)]

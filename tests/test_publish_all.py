@@ -1,16 +1,27 @@
 """A whole story in one command: each part names the commits of the others, and what does not belong is refused."""
 
+import hashlib
 import json
+import math
+import random
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from hub_server import Hub
+from hub_state import Fault
 from huggingface_hub import ModelCard
-from published_toy import arguments, recipe, run
+from published_toy import RECIPES, arguments, recipe, run
 
 from r2anker_hf.config import parse_config
 from r2anker_hf.publishing.hub import PublishingError
 from r2anker_hf.records import InputError
 
 pytestmark = pytest.mark.hub
+REPOSITORY = Path(__file__).resolve().parents[1]
 SHORT = {
     "max_queries": 8,
     "num_negatives": 2,
@@ -122,3 +133,72 @@ def test_a_mixture_names_each_of_its_sets_in_whatever_order_they_are_given(loopb
     mixture = json.loads(staged(out, "ranker", "provenance.json"))["negatives"]["mixture"]
     told = [(one["name"], one["revision"]) for one in mixture]
     assert told == [(f"me/toy-negatives-{n}", commit(out, f"negatives-{n}")) for n in (2, 1)]
+
+
+class Killer(Hub):
+    """A Hub at whose n-th call the caller is killed: before it does anything, or before it says that it was done."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.applied, self.caller = math.inf, False, None
+
+    def fault_of(self, method, path):
+        self.left -= 1
+        if self.left > 0 or self.caller is None:
+            return None
+        self.caller.kill()
+        return Fault(method, re.compile(re.escape(path)), "drop", applied=self.applied)
+
+
+def check_whole(hub):
+    """What stands on main of each repository is nothing of ours, or all that was staged."""
+    for repo_type, name in hub.repos:
+        files = hub.content(name, repo_type)
+        if files:
+            listed = json.loads(files["publication.json"])["files"]
+            assert {path: hashlib.sha256(files[path]).hexdigest() for path in listed} == {
+                path: facts["sha256"] for path, facts in listed.items()
+            }
+            assert set(files) == {*listed, "publication.json"}
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_calls_main_is_never_half_there_and_the_same_command_ends(kills, finished, student, tmp_path):
+    options = {"negatives": finished / "negatives", "ranker": finished / "ranker", "retriever": student}
+    options |= {"ranker_report": finished / "report", "repo_id": "me/toy", "output_dir": tmp_path / "out"}
+    command = [sys.executable, "-W", "ignore", str(RECIPES / "publish_all.py"), *arguments(**options)]
+    chance, whole, calls, died = random.Random(7), None, 0, 0
+
+    def launch(hub, left=math.inf):
+        before = len(hub.requests)
+        environment = hub.environment(tmp_path / "home", "hf_write") | {"PYTHONPATH": str(REPOSITORY)}
+        hub.left, hub.caller = math.inf, None
+        with open(tmp_path / "printed", "wb") as printed:
+            process = subprocess.Popen(command, env=environment, stdout=printed, stderr=printed)
+            hub.left, hub.applied, hub.caller = left, chance.random() < 0.5, process
+            code = process.wait(timeout=600)
+        hub.caller = None
+        assert code in (0, -signal.SIGKILL), (tmp_path / "printed").read_text()[-3000:]
+        return code, len(hub.requests) - before
+
+    def contents(hub):
+        return {name: hub.content(name, repo_type, "v1.0.0") for repo_type, name in hub.repos}
+
+    while died < kills:
+        with Killer() as hub:
+            if whole is None:
+                _, calls = launch(hub)
+                whole = contents(hub)
+                assert set(whole) == {"me/toy-negatives", "me/toy-ranker", "me/toy-retriever"}
+                continue
+            code = None
+            while code != 0 and died < kills:
+                code, _ = launch(hub, chance.randrange(1, calls))
+                died += code != 0
+                check_whole(hub)
+            assert code == 0 or launch(hub)[0] == 0
+            check_whole(hub)
+            told = contents(hub)
+            assert {name: sorted(files) for name, files in told.items()} == {n: sorted(f) for n, f in whole.items()}
+            weights = [told[f"me/toy-{kind}"]["model.safetensors"] for kind in ("ranker", "retriever")]
+            assert weights == [whole[f"me/toy-{kind}"]["model.safetensors"] for kind in ("ranker", "retriever")]

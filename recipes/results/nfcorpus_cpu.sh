@@ -8,14 +8,14 @@
 # DATA         holds the BEIR folder nfcorpus
 # GENERAL      what general_cpu.sh wrote                    (default out/general_cpu)
 # OUT          folder for all results                       (default out/nfcorpus_cpu)
-# STEPS        of 16 queries with 8 passages each           (default 560: half an hour on one core)
+# STEPS        of 16 queries with 8 passages each           (default 400: half an hour on one core)
 # SEEDS        of the ranker's training                     (default 42)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 GENERAL=${GENERAL:-out/general_cpu}
 OUT=${OUT:-out/nfcorpus_cpu}
-STEPS=${STEPS:-560}
+STEPS=${STEPS:-400}
 SEEDS=${SEEDS:-42}
 . recipes/results/steps.sh
 
@@ -27,17 +27,10 @@ DENSE=$OUT/retriever/D1
 negatives_of nfcorpus
 
 for seed in $SEEDS; do
-  for label in general special; do
-    ranker=$GENERAL/ranker-42
-    if [ $label = special ]; then
-      ranker=$OUT/ranker-$seed
-      train "$ranker" "$seed" "$GENERAL/ranker-42" "$STEPS" 1e-4 "$OUT/nfcorpus/negatives"
-    fi
-    measure "$ranker" "$label-$seed" nfcorpus
-  done
-  here=$OUT/nfcorpus/test
+  ranker=$OUT/ranker-$seed
+  train "$ranker" "$seed" "$GENERAL/ranker-42" "$STEPS" 1e-4 "$OUT/nfcorpus/negatives"
+  measure "$ranker" "ranker-$seed" nfcorpus
   python recipes/score.py "${at[@]}" --split test --measures nDCG@10 MRR@10 R@100 --output_dir "$OUT/report-$seed" \
-    --runs free="$GENERAL/nfcorpus/test/fused/run.trec" fused="$here/fused/run.trec" \
-    general="$here/interpolated-general-$seed/run.trec" special="$here/interpolated-special-$seed/run.trec" \
-    --first_stages fused=free general=fused special=fused
+    --runs free="$GENERAL/nfcorpus/test/fused/run.trec" fused="$OUT/nfcorpus/test/fused/run.trec" \
+    interpolated="$OUT/nfcorpus/test/interpolated-ranker-$seed/run.trec" --first_stages fused=free interpolated=free
 done

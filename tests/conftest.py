@@ -151,6 +151,19 @@ def mixed(finished, tiny_model, once) -> tuple[Path, list]:
     return once("mixed", lambda folder: mix(folder, finished, tiny_model))
 
 
+@pytest.fixture(scope="session")
+def student(finished, tiny_model, tmp_path_factory) -> Path:
+    """A dense retriever that the toy story's ranker taught for two steps. Copy what you change."""
+    from published_toy import run
+
+    folder = tmp_path_factory.mktemp("student") / "student"
+    options = {"negatives": finished / "negatives", "model": tiny_model, "teacher": finished / "ranker"}
+    options |= {"max_queries": 8, "num_negatives": 2, "per_device_train_batch_size": 4, "num_train_epochs": 1}
+    options |= {"bf16": "false", "max_length": 32, "output_dir": folder}
+    run("distil", "DistillationConfig DistillationTraining", **options)
+    return folder
+
+
 @pytest.fixture
 def loopback_hub(monkeypatch):
     """A Hub on this machine that every client of this process talks to, with a token that may write."""

@@ -14,7 +14,7 @@ import pytest
 from hub_server import Hub
 from hub_state import Fault
 from huggingface_hub import ModelCard
-from published_toy import RECIPES, arguments, recipe, run
+from published_toy import RECIPES, arguments, recipe
 
 from r2anker_hf.config import parse_config
 from r2anker_hf.publishing.hub import PublishingError
@@ -22,22 +22,6 @@ from r2anker_hf.records import InputError
 
 pytestmark = pytest.mark.hub
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHORT = {
-    "max_queries": 8,
-    "num_negatives": 2,
-    "per_device_train_batch_size": 4,
-    "num_train_epochs": 1,
-    "bf16": "false",
-}
-
-
-@pytest.fixture(scope="module")
-def student(finished, tiny_model, tmp_path_factory):
-    """A retriever that the toy story's ranker taught."""
-    folder = tmp_path_factory.mktemp("student") / "student"
-    options = {"negatives": finished / "negatives", "model": tiny_model, "teacher": finished / "ranker", **SHORT}
-    run("distil", "DistillationConfig DistillationTraining", **options, max_length=32, output_dir=folder)
-    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ REPORT_FILE = "report.json"
 JUDGEMENTS_FILE = "judgements.json"
 QRELS_FILE = "qrels.txt.gz"
 RUNS = "runs"
+UNPACKED = 100  # a run is some 5 times its packed size, and the densest archive 1,000 times
 EQUAL = 1e-9  # two evaluations of one run differ by rounding alone
 
 
@@ -265,7 +265,7 @@ def read_judgements(folder: Path, place: str, scratch: Path) -> Qrels:
     """
     stated = read_json(folder / place / JUDGEMENTS_FILE, "file", "sha256", "collection", "split")
     if stated["file"]:
-        qrels = read_qrels(unpack(folder / stated["file"], scratch / "qrels"))
+        qrels = read_qrels(unpack(inside(folder, stated["file"]), scratch / "qrels"))
     else:
         name, revision = pinned(stated["collection"], folder / place / JUDGEMENTS_FILE, "--collection")
         qrels = load_collection(name, stated["split"], revision).qrels
@@ -287,7 +287,8 @@ def read_published(folder: Path, scratch: Path, place: str = FIRST) -> tuple[Eva
     """
     report = read_report(folder / place / REPORT_FILE)
     qrels = read_judgements(folder, place, scratch)
-    paths = {s.name: unpack(folder / str(s.run_file), scratch / f"{n}.trec") for n, s in enumerate(report.systems)}
+    packed = {system.name: inside(folder, str(system.run_file)) for system in report.systems}
+    paths = {name: unpack(path, scratch / f"{n}.trec") for n, (name, path) in enumerate(packed.items())}
     for system in report.systems:
         if sha256_file(paths[system.name]) != system.run_sha256:
             raise InputError(f"{system.run_file}: is not the run that {place}/{REPORT_FILE} measured")
@@ -459,11 +460,23 @@ def _compress(path: Path, lines: Any) -> None:
             file.write(line)
 
 
+def inside(folder: Path, name: str) -> Path:
+    """A file that a repository names; whoever wrote the name may not lead a reader to other files."""
+    if Path(name).is_absolute() or ".." in re.split(r"[\\/]", name):
+        raise InputError(f"{name}: leads out of the repository")
+    return folder / name
+
+
 def unpack(path: Path, target: Path) -> Path:
-    """Decompress a published file; returns `target`."""
+    """Decompress a published file to at most `UNPACKED` times its size: a small one must not fill a stranger's disk."""
     try:
+        left = UNPACKED * path.stat().st_size
         with gzip.open(path) as source, open(target, "wb") as file:
-            shutil.copyfileobj(source, file)
+            while piece := source.read(1 << 20):
+                left -= len(piece)
+                if left < 0:
+                    raise InputError(f"{path}: unpacks to more than {UNPACKED} times its size")
+                file.write(piece)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, EOFError) as error:

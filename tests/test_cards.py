@@ -158,7 +158,7 @@ def test_the_negatives_card(finished, tmp_path):
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     found = {}
     exec(compile(snippet.replace("me/toy-negatives", str(folder)), "snippet", "exec"), found)
-    assert len(found["rows"]) == 33 and len(found["corpus"]) == 55
+    assert len(found["rows"]) == 33 == len(found["texts"]) and len(found["corpus"]) == 55
 
 
 @pytest.fixture(scope="module")

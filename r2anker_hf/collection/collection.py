@@ -8,7 +8,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,9 @@ from ..files import read_lines, sha256_file
 from ..names import checked_id
 from ..records import Document, InputError, Qrel, Query
 from ..revisions import reads_hub
+from ..run import Run
 from .apidocs import apidocs
+from .hub import HubCollection, newest_commit
 from .pseudo_queries import is_pseudo, pseudo_queries
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ class Collection:
         corpus: all documents.
         queries: text by query id, the judged queries of this split alone.
         qrels: grade by query id and document id.
+        corpus_place: of a Hub repository, the configuration of the corpus, and its split if there are several.
     """
 
     name: str
@@ -133,6 +136,7 @@ class Collection:
     corpus: Corpus
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
+    corpus_place: Mapping[str, str] | None = None
 
     def positives(self, query_id: str) -> list[str]:
         """Ids of the documents judged relevant (grade 1 or higher), in the order of the judgements."""
@@ -160,11 +164,11 @@ def load_collection(
     Args:
         source: a BEIR folder (`corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`), a folder of the MS MARCO
             passages as released (`collection.tsv`, `queries.<split>.tsv`, `qrels.<split>.tsv`), a dataset repository
-            of the Hub in the layout of MTEB (configurations `corpus`, `queries` and `default`) or of BEIR (judgements
-            in `<name>-qrels`), or `apidocs`.
-        split: "train", "dev", "dev.small" or "test", as the collection names them. `pseudo` or `pseudo.<count>` is
-            none of its own: titles and first sentences of the passages, each with the passage it came from as the one
-            relevant document.
+            of the Hub in the layout of MTEB, BEIR or NanoBEIR (see `collection.hub`), or `apidocs`.
+        split: "train", "dev", "dev.small" or "test", as the collection names them. Of a multilingual repository it is
+            `<subset>.<split>`, such as `de.test`; of `sentence-transformers/NanoBEIR-en`, `NanoNFCorpus`. `pseudo` or
+            `pseudo.<count>` is none of its own: titles and first sentences of the passages, each with the passage it
+            came from as the one relevant document.
         revision: commit of the repository; a Hub repository without one is read at its newest commit, with a warning.
         use_titles: whether titles are a part of the passages.
         options: for `apidocs` alone, its sizes (`passages`, `test`, `dev`, `seed`).
@@ -184,6 +188,27 @@ def load_collection(
             f"{source}: no such folder (give a BEIR or MS MARCO folder, a Hub repository 'owner/name', or 'apidocs')"
         )
     return _load_hub(str(source), split, revision, use_titles)
+
+
+def load_ranking(collection: Collection, ranking: str, depth: int) -> Run:
+    """A first stage that a collection's repository holds itself: MTEB's `top_ranked`, or NanoBEIR's `bm25`.
+
+    Args:
+        collection: of a Hub repository.
+        ranking: its configuration, with columns `query-id` and `corpus-ids`; `top_ranked` of a subset `de` is
+            `de-top_ranked`.
+        depth: documents kept per query.
+
+    Returns:
+        The collection's queries, documents in the order of the repository. Scores only keep it: -1, -2, …
+
+    Raises:
+        InputError: no Hub repository, or no such configuration; no query has a list, or a document is not in the
+            corpus. Queries without a list are counted in a warning.
+    """
+    if collection.corpus_place is None:
+        raise InputError(f"{collection.name}: rankings are read from Hub repositories only; this is none")
+    return _load_hub_ranking(collection.name, collection, ranking, depth)
 
 
 def read_qrels(path: str | os.PathLike) -> dict[str, dict[str, int]]:
@@ -272,51 +297,33 @@ def _load_apidocs(split: str, use_titles: bool, options: Mapping[str, Any]) -> C
 
 @reads_hub
 def _load_hub(repo: str, split: str, revision: str | None, use_titles: bool) -> Collection:
-    from datasets import get_dataset_config_names
-
-    revision = revision or _newest_commit(repo)
-    configs = get_dataset_config_names(repo, revision=revision)
-    corpus = Corpus(_renamed(_only_split(repo, "corpus", revision)), use_titles)
-    if is_pseudo(split):
-        return _with_pseudo_queries(repo, revision, split, corpus)
-    queries = {str(row["_id"]): row["text"] for row in _only_split(repo, "queries", revision)}
-    qrels = _by_query(_hub_qrels(repo, configs, split, revision))
-    _check_known(qrels, queries, corpus, f"{repo}@{revision[:12]}, judgements of {split}")
-    return _collection(repo, revision, split, corpus, queries, qrels, repo)
-
-
-def _hub_qrels(repo: str, configs: list[str], split: str, revision: str) -> Iterator[Qrel]:
-    from datasets import load_dataset
-
-    config = next((name for name in ("default", "qrels") if name in configs), None)
-    if config:
-        table = load_dataset(repo, config, split=split, revision=revision)
-    else:  # BEIR keeps the judgements in a repository of their own
-        table = load_dataset(f"{repo}-qrels", split=split, revision=_newest_commit(f"{repo}-qrels"))
-    for row in table:
-        yield Qrel(str(row["query-id"]), str(row["corpus-id"]), int(row["score"]))
+    found = HubCollection.find(repo, revision or newest_commit(repo), split)
+    table, place = found.corpus()
+    corpus = Corpus(table, use_titles)
+    if is_pseudo(found.split):
+        collection = _with_pseudo_queries(repo, found.revision, found.split, corpus)
+    else:
+        queries, qrels = found.queries(), _by_query(found.qrels())
+        _check_known(qrels, queries, corpus, f"{repo}@{found.revision[:12]}, judgements of {split}")
+        collection = _collection(repo, found.revision, split, corpus, queries, qrels, repo)
+    return replace(collection, split=split, corpus_place=place)
 
 
-def _only_split(repo: str, config: str, revision: str) -> datasets.Dataset:
-    from datasets import load_dataset
-
-    splits = load_dataset(repo, config, revision=revision)
-    return splits[next(iter(splits))]
-
-
-def _renamed(table: datasets.Dataset) -> datasets.Dataset:
-    from datasets import Value
-
-    return table.rename_column("_id", "doc_id").cast_column("doc_id", Value("string"))
-
-
-def _newest_commit(repo: str) -> str:
-    from huggingface_hub import HfApi
-
-    commit = HfApi().dataset_info(repo).sha
-    assert commit is not None  # the Hub always answers with one
-    warnings.warn(f"{repo} is read at its newest commit; pin it with revision: {commit}", stacklevel=4)
-    return commit
+@reads_hub
+def _load_hub_ranking(repo: str, collection: Collection, ranking: str, depth: int) -> Run:
+    found = HubCollection.find(repo, collection.revision, collection.split)
+    lists = {query_id: doc_ids[:depth] for query_id, doc_ids in found.ranking(ranking)}
+    where, listed = f"{repo}, ranking {ranking!r}", [query_id for query_id in collection.queries if query_id in lists]
+    if not listed:
+        raise InputError(f"{where}: no list for any of the {len(collection.queries)} queries")
+    _warn_count(len(collection.queries) - len(listed), "queries have no list", where)
+    for doc_id in (doc_id for query_id in listed for doc_id in lists[query_id]):
+        if doc_id not in collection.corpus:
+            raise InputError(
+                f"{where}: document {doc_id!r} is not in the corpus of {len(collection.corpus)} documents"
+            )
+    ranks = {q: [(doc_id, -float(rank)) for rank, doc_id in enumerate(lists[q], 1)] for q in listed}
+    return Run({query_id: ranks.get(query_id, ()) for query_id in collection.queries}, ranking)
 
 
 def _collection(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..collection.collection import Collection, Corpus
+from ..collection.hub import as_corpus_table, split_of
 from ..files import read_json, read_yaml, sha256_file
 from ..names import checked_id, checked_ids, checked_name
 from ..records import Document, InputError, ScoredDocument
@@ -49,7 +50,8 @@ _NOT_SETTINGS = {
     "shard_size",
 }
 # Options that retrieve.py writes with their defaults, though this retriever does not read them.
-_OF_OTHER_RETRIEVERS = {"bm25": {"model", "batch_size", "dtype", "search"}, "dense": {"preset", "k1", "b"}}
+_OF_OTHER_RETRIEVERS = {"bm25": {"model", "batch_size", "dtype", "search"}, "dense": {"preset", "k1", "b", "language"}}
+_OF_OTHER_RETRIEVERS["stored"] = _OF_OTHER_RETRIEVERS["bm25"] | _OF_OTHER_RETRIEVERS["dense"]
 _OF_OTHER_RETRIEVERS["splade"] = {*_OF_OTHER_RETRIEVERS["dense"], "search"}
 
 RankedLists = Mapping[str, Sequence[ScoredDocument]]
@@ -427,20 +429,13 @@ def _load_hub(repo: str, split: str, revision: str | None) -> Candidates:
 
 
 def _referenced_corpus(manifest: Mapping[str, Any], where: object) -> Any:
-    """The corpus of another Hub repository, in the layout of BEIR or MTEB (`_id`) or in ours (`doc_id`)."""
-    from datasets import Value, load_dataset
-
+    """The corpus of another Hub repository, in the layout of BEIR, MTEB or NanoBEIR, or in ours."""
     source = manifest.get("corpus") or {}
     if not source.get("repo"):
         raise InputError(f"{where}: holds no corpus, and {MANIFEST_FILE} names no repository that does")
-    config, revision = source.get("config", "corpus"), source.get("revision")
-    splits = reads_hub(load_dataset)(source["repo"], config, revision=revision)
-    table = splits[next(iter(splits))]
-    if "_id" in table.column_names:
-        table = table.rename_column("_id", "doc_id")
-    if "title" not in table.column_names:
-        table = table.add_column("title", [""] * len(table))
-    return table.cast_column("doc_id", Value("string"))
+    place = (source["repo"], source.get("config", "corpus"), source.get("revision"), source.get("split"))
+    table, _ = reads_hub(split_of)(*place)
+    return as_corpus_table(table, source["repo"])
 
 
 def _corpus_source(folder: Path, collection: Collection) -> dict[str, Any]:
@@ -451,7 +446,8 @@ def _corpus_source(folder: Path, collection: Collection) -> dict[str, Any]:
             f"{collection.name}: a corpus can be referred to only in a Hub repository at a commit; "
             "leave it in the dataset (corpus: copy)"
         )
-    return {"repo": collection.name, "config": "corpus", "revision": collection.revision}
+    place = collection.corpus_place or {"config": "corpus"}
+    return {"repo": collection.name, **place, "revision": collection.revision}
 
 
 def _split_facts(folder: Path, mining: Mining) -> dict[str, Any]:

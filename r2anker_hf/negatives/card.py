@@ -14,6 +14,7 @@ from ..templates import environment
 TEMPLATE = "negatives.md.jinja"
 AUDIT_FILE = "audit.json"
 PLOTS = "plots"
+PREVIEW = "preview"  # folder and configuration of the few groups that are published as texts
 _TEXT_LIMIT = 360  # characters of a passage in the card
 _SHOWN = 10  # suspicious negatives of each kind in the card; audit.json holds more
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
@@ -51,6 +52,7 @@ def write_card(folder: str | os.PathLike, repo_id: str = "OWNER/NAME") -> Path:
             audit=audit,
             shown=_shown(audit),
             repo_id=repo_id,
+            preview=bool(preview_files(manifest)),
             provenance=provenance,
         )
     )
@@ -180,6 +182,9 @@ def _header(manifest: Mapping[str, Any], language: list[str] | None = None) -> s
     if "repo" not in manifest["corpus"]:
         files = [{"split": "corpus", "path": _pattern(manifest, "corpus", "corpus")}]
         configs.append({"config_name": "corpus", "data_files": files})
+    if drawn := preview_files(manifest):
+        files = [{"split": split, "path": path} for split, path in drawn.items()]
+        configs.append({"config_name": "preview", "data_files": files})
     head: dict[str, Any] = {"pretty_name": f"Candidates mined from {manifest['collection']['name']}"}
     if language:
         head["language"] = language
@@ -195,6 +200,15 @@ def _header(manifest: Mapping[str, Any], language: list[str] | None = None) -> s
         "configs": configs,
     }
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def preview_files(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The preview's file by split; none where the dataset has no copy of the passages."""
+    return {
+        name.removeprefix(f"{PREVIEW}/").rpartition("-00000-")[0]: name
+        for name in manifest["files"]
+        if name.startswith(f"{PREVIEW}/")
+    }
 
 
 def _pattern(manifest: Mapping[str, Any], folder: str, split: str) -> str:

@@ -277,16 +277,18 @@ READERS: dict[str, Callable[[Mapping[str, Any]], Imported]] = {
 """Imports by name: a row of the file -> what it says."""
 
 
-def import_negatives(path: str | os.PathLike, form: str, folder: str | os.PathLike, split: str = "train") -> Path:
-    """Turn another library's training file into a BEIR folder and TREC runs, which `mine.py` takes.
+def import_negatives(
+    path: str | os.PathLike | Sequence[str | os.PathLike], form: str, folder: str | os.PathLike, split: str = "train"
+) -> Path:
+    """Turn another library's training files into a BEIR folder and TREC runs, which `mine.py` takes.
 
     `folder` gets `qrels/<split>.tsv` and `runs/<system>.trec`, in the order of the file, with scores that only keep
     that order (-1, -2, …); with texts also `corpus.jsonl` and `queries.jsonl`, where the same text is one document
-    or query; with a teacher's scores also `runs/teacher.trec`, a ranking for `redistributed`. The file is read line
+    or query; with a teacher's scores also `runs/teacher.trec`, a ranking for `redistributed`. Files are read line
     by line; what is held is the ids of queries and texts.
 
     Args:
-        path: JSON lines, plain or gzipped, or Parquet.
+        path: JSON lines, plain or gzipped, or Parquet; or several of them, which are read one after the other.
         form: a name in `READERS`.
         folder: a new folder.
         split: of the judgements.
@@ -301,27 +303,52 @@ def import_negatives(path: str | os.PathLike, form: str, folder: str | os.PathLi
     checked_name(split, "split")
     if form not in READERS:
         raise InputError(f"no import form {form!r}; choices: {', '.join(READERS)}")
+    paths = [path] if isinstance(path, str | os.PathLike) else path
     with _Folder(Path(folder), split) as made:
-        for number, row in _read_rows(Path(path)):
-            try:
-                made.add(READERS[form](row))
-            except InputError as error:
-                raise InputError(f"{path}, row {number}: {error}") from None
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                keys = ", ".join(row) if isinstance(row, Mapping) else type(row).__name__
-                raise InputError(f"{path}, row {number}: no {form} row ({error!r}); it has: {keys}") from None
+        for one in map(Path, paths):
+            for number, row in _read_rows(one):
+                try:
+                    made.add(_imported(row, form))
+                except InputError as error:
+                    raise InputError(f"{one}, row {number}: {error}") from None
         if not made.queries:
-            raise InputError(f"{path}: holds no rows")
+            raise InputError(f"{', '.join(map(str, paths))}: holds no rows")
     return Path(folder)
 
 
+def _imported(row: Any, form: str) -> Imported:
+    try:
+        return READERS[form](row)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        keys = ", ".join(row) if isinstance(row, Mapping) else type(row).__name__
+        raise InputError(f"no {form} row ({error!r}); it has: {keys}") from None
+
+
+class _Lines:
+    """Files that are written one line at a time, and opened when they get their first."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.stack = folder, ExitStack()
+        self.files: dict[str, TextIO] = {}
+
+    def write(self, name: str, line: str) -> None:
+        if name not in self.files:
+            path = self.folder / name
+            self.files[name] = self.stack.enter_context(open(path, "w", encoding="utf-8", newline="\n"))
+        self.files[name].write(line)
+
+    def write_json(self, name: str, record: Mapping[str, str]) -> None:
+        self.write(name, json.dumps(record, ensure_ascii=False) + "\n")
+
+
 class _Folder:
-    """The import being written: one line of each file at a time."""
+    """The import being written. It remembers ids, so that nothing stands in a file twice."""
 
     def __init__(self, folder: Path, split: str):
-        self.folder, self.split = folder, split
-        self.stack = ExitStack()
-        self.files: dict[str, TextIO] = {}
+        self.folder, self.qrels = folder, f"qrels/{split}.tsv"
+        self.lines = _Lines(folder)
         self.queries: dict[str, dict[str, int]] = {}  # by query, how many documents of each run were written
         self.documents: set[str] = set()
         self.judged: set[tuple[str, str]] = set()
@@ -330,75 +357,80 @@ class _Folder:
     def __enter__(self) -> _Folder:
         (self.folder / "qrels").mkdir(parents=True)
         (self.folder / "runs").mkdir()
-        self._write(f"qrels/{self.split}.tsv", "query-id\tcorpus-id\tscore\n")
+        self.lines.write(self.qrels, "query-id\tcorpus-id\tscore\n")
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.stack.close()
+        self.lines.stack.close()
 
     def add(self, row: Imported) -> None:
-        query_id = self._query(row)
-        positives = self._judge(query_id, row.positives)
-        listed = [doc_id for name, found in row.lists.items() for doc_id in self._rank(query_id, name, found)]
-        if row.scores:
-            pairs = zip([*positives, *listed], row.scores, strict=True)
-            self._teach(query_id, dict(reversed(list(pairs))))  # of a text that stands twice, its first score
+        """Write what a row adds to the files."""
+        query_id = self._begin(row.query_id) if row.query_id is not None else _id_of(str(row.query))
+        self._write_query(query_id, row.query)
+        positives = [self._write_document(*document) for document in row.positives]
+        lists = {name: [self._write_document(*one) for one in found] for name, found in row.lists.items()}
+        self._write_judgements(query_id, positives)
+        for name, doc_ids in lists.items():
+            self._write_list(name, query_id, doc_ids)
+        self._write_scores(query_id, [*positives, *chain.from_iterable(lists.values())], row.scores)
 
-    def _query(self, row: Imported) -> str:
-        """Its id; the text is written where it has one and stands there for the first time."""
-        query_id = row.query_id or _id_of(str(row.query))
-        if row.query_id is not None:  # forms with ids have one row a query, so that nothing need be remembered
-            if query_id in self.queries:
-                raise InputError(f"a second row for query {query_id!r}")
-            self.judged.clear()
-            self.listed.clear()
-        if row.query is not None and query_id not in self.queries:
-            self._write_json("queries.jsonl", {"_id": query_id, "text": row.query})
-        self.queries.setdefault(query_id, {})
+    def _begin(self, query_id: str) -> str:
+        """A query with an id has one row, so that nothing of the rows before need be remembered."""
+        if query_id in self.queries:
+            raise InputError(f"a second row for query {query_id!r}")
+        self.judged.clear()
+        self.listed.clear()
         return query_id
 
-    def _judge(self, query_id: str, positives: Sequence[Identified]) -> list[str]:
-        doc_ids = [self._document(*document) for document in positives]
-        for doc_id in doc_ids:
-            if (query_id, doc_id) not in self.judged:
-                self.judged.add((query_id, doc_id))
-                self._write(f"qrels/{self.split}.tsv", f"{query_id}\t{doc_id}\t1\n")
-        return doc_ids
+    def _write_query(self, query_id: str, text: str | None) -> None:
+        if text is not None and query_id not in self.queries:
+            self.lines.write_json("queries.jsonl", {"_id": query_id, "text": text})
+        self.queries.setdefault(query_id, {})
 
-    def _rank(self, query_id: str, name: str, documents: Sequence[Identified]) -> list[str]:
-        doc_ids = [self._document(*document) for document in documents]
-        for doc_id in doc_ids:
-            self._write_rank(name, query_id, doc_id)
-        return doc_ids
-
-    def _teach(self, query_id: str, scores: Mapping[str, float]) -> None:
-        for doc_id, score in sorted(scores.items(), key=lambda pair: -pair[1]):
-            self._write_rank("teacher", query_id, doc_id, score)
-
-    def _document(self, doc_id: str | None, text: str | None) -> str:
+    def _write_document(self, doc_id: str | None, text: str | None) -> str:
+        """Its id; the same text is one document."""
         doc_id = doc_id or _id_of(str(text))
         if text is not None and doc_id not in self.documents:
             self.documents.add(doc_id)
-            self._write_json("corpus.jsonl", {"_id": doc_id, "title": "", "text": text})
+            self.lines.write_json("corpus.jsonl", {"_id": doc_id, "title": "", "text": text})
         return doc_id
 
-    def _write_rank(self, name: str, query_id: str, doc_id: str, score: float | None = None) -> None:
-        """The next line of a run, by default with a score that only keeps the order."""
-        if (name, query_id, doc_id) not in self.listed:  # a group may hold a document twice, a run may not
-            self.listed.add((name, query_id, doc_id))
-            ranks = self.queries[query_id]
-            rank = ranks[name] = ranks.get(name, 0) + 1
-            score = -float(rank) if score is None else score
-            self._write(f"runs/{name}.trec", f"{query_id} Q0 {doc_id} {rank} {score!r} {name}\n")
+    def _write_judgements(self, query_id: str, positives: Sequence[str]) -> None:
+        for doc_id in positives:
+            if (query_id, doc_id) not in self.judged:
+                self.judged.add((query_id, doc_id))
+                self.lines.write(self.qrels, f"{query_id}\t{doc_id}\t1\n")
 
-    def _write_json(self, name: str, record: Mapping[str, str]) -> None:
-        self._write(name, json.dumps(record, ensure_ascii=False) + "\n")
+    def _write_list(self, name: str, query_id: str, doc_ids: Sequence[str]) -> None:
+        """The next documents of a run, with scores that only keep the order."""
+        for doc_id in doc_ids:
+            if self._is_new(name, query_id, doc_id):
+                rank = self._next_rank(name, query_id)
+                self._write_rank(name, query_id, doc_id, rank, -float(rank))
 
-    def _write(self, name: str, line: str) -> None:
-        if name not in self.files:
-            path = self.folder / name
-            self.files[name] = self.stack.enter_context(open(path, "w", encoding="utf-8", newline="\n"))
-        self.files[name].write(line)
+    def _write_scores(self, query_id: str, doc_ids: Sequence[str], scores: Sequence[float]) -> None:
+        """A teacher's ranking; of a text that stands twice, its first score."""
+        first: dict[str, float] = {}
+        for doc_id, score in zip(doc_ids, scores, strict=bool(scores)):
+            first.setdefault(doc_id, score)
+        for doc_id, score in sorted(first.items(), key=lambda pair: -pair[1]):
+            if self._is_new("teacher", query_id, doc_id):
+                self._write_rank("teacher", query_id, doc_id, self._next_rank("teacher", query_id), score)
+
+    def _is_new(self, name: str, query_id: str, doc_id: str) -> bool:
+        """Whether a run lacks the document yet: a group may hold it twice, a run may not."""
+        place = (name, query_id, doc_id)
+        new = place not in self.listed
+        self.listed.add(place)
+        return new
+
+    def _next_rank(self, name: str, query_id: str) -> int:
+        ranks = self.queries[query_id]
+        ranks[name] = ranks.get(name, 0) + 1
+        return ranks[name]
+
+    def _write_rank(self, name: str, query_id: str, doc_id: str, rank: int, score: float) -> None:
+        self.lines.write(f"runs/{name}.trec", f"{query_id} Q0 {doc_id} {rank} {score!r} {name}\n")
 
 
 def _id_of(text: str) -> str:

@@ -18,6 +18,7 @@ from ..files import read_json, sha256_file
 from ..negatives.candidates import MANIFEST_FILE, read_manifest
 from ..negatives.card import AUDIT_FILE
 from ..negatives.card import write_card as write_negatives_card
+from ..negatives.preview import write_preview
 from ..rankers.calibration import PRECISION
 from ..records import InputError
 from ..stage import PROVENANCE_FILE, TRAINING_FILE
@@ -412,6 +413,8 @@ def _stage_negatives(folder: Path, into: Path, repo_id: str, stated: Stated) -> 
         (into / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / name, into / name)
     manifest["licence"] = carried(stated.licence, {"the collection": manifest["licence"]}, derived=True)
+    if "repo" not in manifest["corpus"]:  # texts are in the dataset anyway
+        manifest["files"] |= _preview(folder, into, manifest["splits"])
     _write_json(into / MANIFEST_FILE, manifest)
     if (folder / AUDIT_FILE).is_file():
         shutil.copyfile(folder / AUDIT_FILE, into / AUDIT_FILE)
@@ -429,6 +432,12 @@ def _stage_negatives(folder: Path, into: Path, repo_id: str, stated: Stated) -> 
     )
     write_negatives_card(into, repo_id)
     return ()
+
+
+def _preview(folder: Path, into: Path, splits: Iterable[str]) -> dict[str, Any]:
+    """What the manifest says of the texts that the Hub's viewer shows."""
+    paths = {name: into / name for name in (write_preview(folder, into, split) for split in splits)}
+    return {name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for name, path in paths.items()}
 
 
 def _check_pins(manifest: Mapping[str, Any], path: Path) -> None:

@@ -20,6 +20,7 @@ from ..negatives.audit import audit
 from ..negatives.candidates import MANIFEST_FILE, load_candidates, read_manifest, stream_rows
 from ..negatives.card import AUDIT_FILE
 from ..negatives.card import write_card as write_negatives_card
+from ..negatives.preview import preview_differences
 from ..records import InputError
 from ..stage import PROVENANCE_FILE
 from . import calibration, cards, evidence, mixtures
@@ -65,6 +66,7 @@ def verify_folder(folder: str | os.PathLike, online: bool = True) -> Iterator[Li
     if kind == "negatives":
         yield Line("rows: counted again", _attempt(_negatives_counts, folder))
         yield Line("audit: made again", _attempt(_negatives_audit, folder))
+        yield Line("preview: drawn again", _attempt(_negatives_preview, folder))
         yield _card_of_negatives(folder, publication)
     else:
         yield Line("golden scores", _attempt(check_golden, folder, kind))
@@ -305,6 +307,11 @@ def _negatives_audit(folder: Path) -> list[str]:
         for key in made
         if key not in ("suspicious", "max_queries") and made[key] != stated.get(key)
     ]
+
+
+def _negatives_preview(folder: Path) -> list[str]:
+    """Every text that the Hub's viewer shows."""
+    return preview_differences(folder, read_manifest(folder, "files"))
 
 
 def _card_of_negatives(folder: Path, publication: Mapping[str, Any]) -> Line:

@@ -1,4 +1,4 @@
-"""BM25 over bm25s with Lucene's text analysis: the lexical first stage, comparable with Anserini's figures."""
+"""BM25 over bm25s: the lexical first stage. In English, Lucene's text analysis makes it comparable with Anserini."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..records import InputError
 from ..run import Found, Ranked, Run
 from .base import IndexableCorpus, Texts, as_corpus, best_positions, by_id, check_corpus, check_depth, cut
 from .index import IndexFolder, corpus_fingerprint, read_identity
-from .lucene import analyze
+from .languages import ENGLISH, Analysis, analysis, analysis_identity, check_language
 
 
 class BM25Parameters(NamedTuple):
@@ -53,10 +53,18 @@ class BM25Retriever:
     shares_corpus = False
 
     def __init__(
-        self, index, positions: np.ndarray, doc_ids: Sequence[str], progress: bool = True, name: str = "bm25"
+        self,
+        index,
+        positions: np.ndarray,
+        doc_ids: Sequence[str],
+        progress: bool = True,
+        name: str = "bm25",
+        language: str = ENGLISH,
     ):
         self.name = name
         self.progress = progress
+        self.language = language
+        self._analyse = analysis(language)
         self._index = index
         self._positions = positions  # corpus position of each indexed document
         self._doc_ids = doc_ids
@@ -76,6 +84,7 @@ class BM25Retriever:
         folder: str | os.PathLike | None = None,
         progress: bool = True,
         name: str = "bm25",
+        language: str = ENGLISH,
     ) -> BM25Retriever:
         """Index a corpus, reading it in chunks, or open the index of it that the folder holds.
 
@@ -90,24 +99,25 @@ class BM25Retriever:
             folder: where the index is kept, an `IndexFolder`; None to hold it in memory.
             progress: show progress bars, in search too.
             name: what the Run is called.
+            language: how text is analysed, one of `languages.languages()`; queries are analysed alike.
 
         Raises:
-            InputError: unknown preset, k1 or b out of range, a corpus that is empty or has no word in it, a folder
-                that holds another index.
+            InputError: unknown preset or language, k1 or b out of range, a corpus that is empty or has no word in it,
+                a folder that holds another index.
         """
-        parameters = resolve_parameters(preset, k1, b)
+        parameters, analyse = resolve_parameters(preset, k1, b), analysis(language)
         corpus = as_corpus(corpus)
         check_corpus(corpus)
         starts = range(0, len(corpus), _PASSAGES_A_CHUNK)
         if folder is None:
-            chunks = (_analyse(corpus, start) for start in _bar(starts, progress))
-            return cls(*_make_index(chunks, parameters, progress), corpus.ids, progress, name)
-        index = IndexFolder(folder, _identity(corpus, *parameters))
+            chunks = (_analyse(corpus, start, analyse) for start in _bar(starts, progress))
+            return cls(*_make_index(chunks, parameters, progress), corpus.ids, progress, name, language)
+        index = IndexFolder(folder, _identity(corpus, *parameters, language))
         if _INDEX not in index:
             names = {f"terms-{start}.npz": start for start in starts}
             for piece in _bar(my_share(list(names)), progress):
                 if piece not in index:
-                    index.write(piece, partial(_save_chunk, _analyse(corpus, names[piece])))
+                    index.write(piece, partial(_save_chunk, _analyse(corpus, names[piece], analyse)))
             wait_for_all()
             if is_main_process():
                 made = _make_index((_load_chunk(index.folder / piece) for piece in names), parameters, progress)
@@ -115,13 +125,13 @@ class BM25Retriever:
                 for piece in names:
                     (index.folder / piece).unlink()
             wait_for_all()
-        return cls(*_load_index(index.folder), corpus.ids, progress, name)
+        return cls(*_load_index(index.folder), corpus.ids, progress, name, language)
 
     @classmethod
     def load(
         cls, folder: str | os.PathLike, corpus: IndexableCorpus, progress: bool = True, name: str = "bm25"
     ) -> BM25Retriever:
-        """Open an index that `build` made, with whatever k1 and b; the postings stay on disk.
+        """Open an index that `build` made, with whatever language, k1 and b; the postings stay on disk.
 
         Raises:
             InputError: the folder holds no finished BM25 index, or one of another corpus.
@@ -129,8 +139,11 @@ class BM25Retriever:
         found = read_identity(Path(folder))
         if found is None or not (Path(folder) / _INDEX).is_dir():
             raise InputError(f"{folder}: no finished BM25 index")
-        IndexFolder(folder, _identity(corpus, found.get("k1"), found.get("b")))
-        return cls(*_load_index(Path(folder)), corpus.ids, progress, name)
+        analysed = found.get("analysis")
+        language = ENGLISH if analysed == "lucene" else str(analysed)
+        check_language(language)
+        IndexFolder(folder, _identity(corpus, found.get("k1"), found.get("b"), language))
+        return cls(*_load_index(Path(folder)), corpus.ids, progress, name, language)
 
     def search(self, queries: Texts, depth: int) -> Run:
         """The best `depth` documents of each query; see `Retriever.search`.
@@ -142,7 +155,7 @@ class BM25Retriever:
         return Run.of_ranked({query_id: self._search_one(text, depth) for query_id, text in bar}, self.name)
 
     def _search_one(self, text: str, depth: int) -> Ranked | Found:
-        term_ids = self._index.get_tokens_ids(analyze(text))
+        term_ids = self._index.get_tokens_ids(self._analyse(text))
         if not term_ids:
             return Ranked((), ())
         scores = self._index.get_scores_from_ids(term_ids)
@@ -178,11 +191,11 @@ class _Chunk(NamedTuple):
     lengths: np.ndarray  # [passages] int32
 
 
-def _analyse(corpus: IndexableCorpus, start: int) -> _Chunk:
+def _analyse(corpus: IndexableCorpus, start: int, analyse: Analysis) -> _Chunk:
     vocabulary: dict[str, int] = {}
     term_ids, lengths = array("i"), array("i")
     for text in corpus.texts(start, min(start + _PASSAGES_A_CHUNK, len(corpus))):
-        terms = analyze(text)
+        terms = analyse(text)
         term_ids.extend([vocabulary.setdefault(term, len(vocabulary)) for term in terms])
         lengths.append(len(terms))
     return _Chunk(list(vocabulary), np.frombuffer(term_ids, np.int32), np.frombuffer(lengths, np.int32))
@@ -253,8 +266,9 @@ def _load_index(folder: Path) -> tuple[Any, np.ndarray]:
         raise InputError(f"{folder}: a broken BM25 index; remove the folder and build it again ({reason})") from None
 
 
-def _identity(corpus: IndexableCorpus, k1: float | None, b: float | None) -> dict[str, Any]:
-    return {"kind": "bm25", "analysis": "lucene", "k1": k1, "b": b, "corpus": corpus_fingerprint(corpus)}
+def _identity(corpus: IndexableCorpus, k1: float | None, b: float | None, language: str) -> dict[str, Any]:
+    made = {"kind": "bm25", **analysis_identity(language)}
+    return {**made, "k1": k1, "b": b, "corpus": corpus_fingerprint(corpus)}
 
 
 def _bar(pieces: Sequence, progress: bool) -> tqdm:

@@ -27,7 +27,10 @@ from r2anker_hf.publishing.staging import Stated, StatedOfAll
 from r2anker_hf.records import InputError
 from r2anker_hf.stage import digest_of
 
-OF_THE_RANKER = ("purpose", "collection", "runs", "systems", "benchmark")
+OF_THE_RANKER = (
+    *("purpose", "collection", "runs", "systems", "benchmark"),
+    *("calibration", "precision", "onnx", "onnx_queries"),
+)
 """What is stated of the ranker and its reports, and of no other part."""
 
 

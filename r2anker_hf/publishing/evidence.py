@@ -468,7 +468,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def unpack(path: Path, target: Path) -> Path:
-    """Decompress a published file to at most `UNPACKED` times its size: a small one must not fill a stranger's disk."""
+    """Decompress a published file to at most `UNPACKED` times its size: a small file must not fill a disk."""
     try:
         left = UNPACKED * path.stat().st_size
         with gzip.open(path) as source, open(target, "wb") as file:

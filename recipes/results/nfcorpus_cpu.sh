@@ -32,5 +32,5 @@ for seed in $SEEDS; do
   measure "$ranker" "ranker-$seed" nfcorpus
   python recipes/score.py "${at[@]}" --split test --measures nDCG@10 MRR@10 R@100 --output_dir "$OUT/report-$seed" \
     --runs free="$GENERAL/nfcorpus/test/fused/run.trec" fused="$OUT/nfcorpus/test/fused/run.trec" \
-    interpolated="$OUT/nfcorpus/test/interpolated-ranker-$seed/run.trec" --first_stages fused=free interpolated=free
+    interpolated="$OUT/nfcorpus/test/interpolated-ranker-$seed/run.trec" --first_stages interpolated=fused
 done

@@ -261,7 +261,7 @@ def test_options_that_do_not_fit_are_refused(options, message):
     sys.modules["mine"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     with pytest.raises(InputError, match=message):
-        module.MiningConfig("c", {"bm25": "a", "dense": "b"}, "out", **options)
+        module.MiningConfig(collection="c", runs={"bm25": "a", "dense": "b"}, output_dir="out", **options)
 
 
 def test_a_run_file_is_mined_like_a_run(beir):

@@ -326,6 +326,8 @@ def run_facts(path: str | os.PathLike) -> dict[str, Any]:
     config, provenance = path.parent / "config.yaml", path.parent / "provenance.json"
     if not (config.is_file() and provenance.is_file()):
         return facts
+    if not config.read_bytes().endswith(b"\n"):  # what is left of it may be YAML all the same
+        raise InputError(f"{config}: is cut off")
     settings, origin = read_yaml(config), read_json(provenance)
     left_out = {*_NOT_SETTINGS, *_OF_OTHER_RETRIEVERS.get(settings.get("retriever", ""), ())}
     facts["settings"] = {

@@ -13,7 +13,7 @@ from ..collection.collection import load_collection
 from ..config import CONFIG_FILE, with_names_of_today
 from ..files import read_json, read_yaml, sha256_file
 from ..negatives.candidates import MANIFEST_FILE, load_candidates, public_name, read_manifest
-from ..negatives.card import AUDIT_FILE
+from ..negatives.card import AUDIT_FILE, PREVIEW
 from ..negatives.sampling import Sampling
 from ..rankers.options import ListwiseOptions
 from ..records import InputError
@@ -400,7 +400,9 @@ def _facts_folder(name: str, revision: str) -> Path:
 
 
 def _files(name: str, revision: str) -> Mapping[str, Any]:
-    return read_manifest(_facts_folder(name, revision), "files")["files"]
+    """The files of candidates by the manifest; without the preview, which only published ones have."""
+    listed = read_manifest(_facts_folder(name, revision), "files")["files"]
+    return {path: facts for path, facts in listed.items() if not path.startswith(f"{PREVIEW}/")}
 
 
 def _candidate_texts(source: str, split: str, revision: str | None) -> Iterator[str]:

@@ -102,11 +102,11 @@ def test_negatives_go_out_before_the_ranker_that_names_them(hub: Hub, tmp_path, 
     assert story[0] == "bash" and story[-1] == "nfcorpus" and Path(story[1]).is_file()
     assert variables["COLLECTION"] == "them/c" and variables["COMMON"] == f"--revision {'a' * 40}"
     assert variables["OUT"] == str(tmp_path / "out") and variables["TRAINING"] == "--max_steps 4"
-    publish, stated = zip(
+    publish, sending, stated = zip(
         *(parse_config(*configs("publish"), args=command[command.index("publish") + 1 :]) for command, _ in published),
         strict=True,
     )
-    assert [one.repo_id for one in publish] == ["me/negatives", "me/ranker"] and not any(one.public for one in publish)
+    assert [one.repo_id for one in publish] == ["me/negatives", "me/ranker"] and not any(one.public for one in sending)
     assert stated[1].negatives == [f"me/negatives@{'2' * 40}"] and publish[1].report == [str(tmp_path / "out/report")]
     assert f"r2anker verify me/ranker --revision {'3' * 40}" in capsys.readouterr().out
 

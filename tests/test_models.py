@@ -48,7 +48,7 @@ def settings(length):
 
 def pretrained(folder, length=None):
     module = recipe("pretrain")
-    config = module.EncoderConfig("unused", str(folder), max_length=length or 32)
+    config = module.EncoderConfig(collection="unused", model=str(folder), max_length=length or 32)
     tokenizer = module.load_tokenizer(config, None, None)
     encoder = pretraining.load_encoder(folder)
     module.check_limits(config, encoder, tokenizer)

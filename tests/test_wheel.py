@@ -111,7 +111,13 @@ def test_the_commands_of_a_card_work_in_an_empty_environment(wheel, finished, tm
     pip = environment / "bin" / "pip"
     pip.write_text(f'#!/bin/sh\nexec {PIP[0]} -m pip --python {environment / "bin" / "python"} "$@"\n')
     pip.chmod(0o755)
-    offline = {"PIP_NO_INDEX": 1, "PIP_NO_DEPS": 1, "PIP_FIND_LINKS": wheel.parent, "HF_DATASETS_OFFLINE": 0}
+    offline = {
+        "PIP_NO_INDEX": 1,
+        "PIP_NO_DEPS": 1,
+        "PIP_IGNORE_INSTALLED": 1,
+        "PIP_FIND_LINKS": wheel.parent,
+        "HF_DATASETS_OFFLINE": 0,
+    }
     with Hub() as hub:
         hub.commit("me/toy", staged.folder, kind="model")
         settings = {**offline, **hub.environment(tmp_path / "home"), "HF_HUB_OFFLINE": 0}

@@ -120,7 +120,7 @@ def test_the_commands_of_a_card_work_in_an_empty_environment(wheel, finished, tm
     }
     with Hub() as hub:
         hub.commit("me/toy", staged.folder, kind="model")
-        settings = {**offline, **hub.environment(tmp_path / "home"), "HF_HUB_OFFLINE": 0}
+        settings = {**hub.environment(tmp_path / "home"), **offline, "HF_HUB_OFFLINE": 0}
         settings.pop("PYTHONPATH", None)
         settings.pop("PATH")
         script = ["bash", "-euc", commands]

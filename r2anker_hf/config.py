@@ -98,7 +98,7 @@ def options_fit() -> Iterator[None]:
         raise InputError(str(error) or type(error).__name__) from error
 
 
-def run_recipe(main: Callable[..., Any], *configs: type, args: Sequence[str] | None = None) -> None:
+def run_recipe(main: Callable[..., Any], args: Sequence[str] | None = None) -> None:
     """Call `main` with its parsed configs; whatever goes wrong ends with one line on stderr (see `endings`).
 
     Which dataclasses they are say the annotations of `main`. The docstring of the recipe stands at the head of its
@@ -109,7 +109,7 @@ def run_recipe(main: Callable[..., Any], *configs: type, args: Sequence[str] | N
     command: str | None = getattr(recipe, "__command__", None)
     try:
         text = _as_command(recipe.__doc__ or "", command) if command else recipe.__doc__
-        parsed = parse_config(*(configs or configs_of(main)), args=args, program=command, description=text)
+        parsed = parse_config(*configs_of(main), args=args, program=command, description=text)
         output_dir = next((part.output_dir for part in parsed if getattr(part, "output_dir", None)), None)
         if output_dir is not None:
             check_output(output_dir)

@@ -85,10 +85,10 @@ def test_sign_flips_by_hand():
 
 
 def test_first_stage_recall_and_ceiling_by_hand():
-    stage = small_report().system("ranker").first_stage
-    assert (stage.name, stage.depth, stage.recall_measure) == ("bm25", 3, "R@3")
-    assert stage.recall == pytest.approx(2 / 3)
-    assert stage.ceiling == pytest.approx({"MRR@10": 2 / 3, "R@2": 2 / 3})
+    first = small_report().system("ranker").first_stage
+    assert (first.name, first.depth, first.recall_measure) == ("bm25", 3, "R@3")
+    assert first.recall == pytest.approx(2 / 3)
+    assert first.ceiling == pytest.approx({"MRR@10": 2 / 3, "R@2": 2 / 3})
     shallow = small_report(depths={"ranker": 1}).system("ranker").first_stage
     assert (shallow.depth, shallow.recall) == (1, pytest.approx(1 / 3))
 
@@ -97,8 +97,8 @@ def test_first_stage_recall_counts_from_a_grade():
     qrels = {"q": {"a": 1, "b": 2, "z": 2}}
     runs = [Run({"q": ranked("a", "b")}, "first"), Run({"q": ranked("b", "a")}, "ranker")]
     report = evaluate(qrels, runs, ["nDCG@10"], first_stages={"ranker": "first"}, recall_grade=2, settings=QUICK)
-    stage = report.system("ranker").first_stage
-    assert (stage.recall_measure, stage.recall) == ("R(rel=2)@2", 0.5)
+    first = report.system("ranker").first_stage
+    assert (first.recall_measure, first.recall) == ("R(rel=2)@2", 0.5)
 
 
 def test_unjudged_queries_do_not_stop_the_first_stage():

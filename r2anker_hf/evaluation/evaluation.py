@@ -299,11 +299,11 @@ def evaluate(
     names, settings = [str(measure) for measure in parsed], settings or Settings()
     values = {name: evaluate_run(qrels, run, names) for name, run in by_name.items()}
     estimates = _estimates(values, settings)
-    stages = _first_stages(qrels, by_name, names, dict(first_stages or {}), dict(depths or {}), recall_grade)
+    reranked = _first_stages(qrels, by_name, names, dict(first_stages or {}), dict(depths or {}), recall_grade)
     files = _checked_keys(run_files or {}, by_name, "run_files")
     query_ids = sorted(qrels)
     by_measure = {name: {system: values[system][name] for system in by_name} for name in names}
-    pair = examples_pair or _default_pair(list(by_name), stages)
+    pair = examples_pair or _default_pair(list(by_name), reranked)
     return EvaluationReport(
         collection=collection or CollectionFacts(),
         qrels_file=_shown(qrels_file),
@@ -312,7 +312,7 @@ def evaluate(
         measures=tuple(names),
         settings=settings,
         systems=tuple(
-            _system(run, qrels, estimates[name], files.get(name), stages.get(name)) for name, run in by_name.items()
+            _system(run, qrels, estimates[name], files.get(name), reranked.get(name)) for name, run in by_name.items()
         ),
         comparisons=tuple(c for name in names for c in compare(by_measure[name], name, pairs, settings)),
         examples=_examples(qrels, by_name, by_measure[names[0]], parsed[0], pair, examples) if pair else None,
@@ -593,11 +593,11 @@ def _check_reranking(run: Run, first: Run) -> None:
                 )
 
 
-def _default_pair(names: Sequence[str], stages: Mapping[str, FirstStage]) -> tuple[str, str] | None:
+def _default_pair(names: Sequence[str], reranked: Mapping[str, FirstStage]) -> tuple[str, str] | None:
     if len(names) < 2:
         return None
     last = names[-1]
-    return (stages[last].name if last in stages else names[0]), last
+    return (reranked[last].name if last in reranked else names[0]), last
 
 
 def _examples(

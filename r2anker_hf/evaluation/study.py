@@ -83,11 +83,11 @@ def make_table(
     """
     if reference not in values:
         raise InputError(f"reference: no row is called {reference!r}; there are {', '.join(values)}")
-    stages = tuple(values[reference])
+    first_stages = tuple(values[reference])
     for name, columns in values.items():
-        if tuple(columns) != stages:
+        if tuple(columns) != first_stages:
             raise InputError(
-                f"row {name!r} has first stages {', '.join(columns)}, but {reference!r} {', '.join(stages)}"
+                f"row {name!r} has first stages {', '.join(columns)}, but {reference!r} {', '.join(first_stages)}"
             )
         if len({len(seeds) for seeds in columns.values()}) > 1:
             raise InputError(f"row {name!r} has not the same number of seeds over every first stage")
@@ -96,7 +96,7 @@ def make_table(
     return Table(
         measure=measure,
         queries=len(means[reference][ALL]),
-        first_stages=stages,
+        first_stages=first_stages,
         reference=reference,
         rows=tuple(_row(name, of_row) for name, of_row in values.items()),
         comparisons=comparisons,
@@ -110,7 +110,7 @@ def query_means(columns: Mapping[str, Seeds]) -> dict[str, dict[str, float]]:
     >>> query_means({"bm25": [{"q": 0.0}, {"q": 1.0}], "dense": [{"q": 1.0}, {"q": 1.0}]})
     {'bm25': {'q': 0.5}, 'dense': {'q': 1.0}, 'mean': {'q': 0.75}}
     """
-    means = {stage: _mean_of(seeds) for stage, seeds in columns.items()}
+    means = {column: _mean_of(seeds) for column, seeds in columns.items()}
     return {**means, ALL: _mean_of(list(means.values()))}
 
 
@@ -121,12 +121,12 @@ def _mean_of(several: Seeds) -> dict[str, float]:
 
 
 def _row(name: str, columns: Mapping[str, Seeds]) -> Row:
-    by_stage = {stage: [statistics.mean(one.values()) for one in seeds] for stage, seeds in columns.items()}
-    by_seed = list(zip(*by_stage.values(), strict=True))
+    by_column = {column: [statistics.mean(one.values()) for one in seeds] for column, seeds in columns.items()}
+    by_seed = list(zip(*by_column.values(), strict=True))
     return Row(
         name=name,
         seeds=len(by_seed),
-        columns={stage: Spread.of(means) for stage, means in by_stage.items()},
+        columns={column: Spread.of(means) for column, means in by_column.items()},
         mean=Spread.of([statistics.mean(means) for means in by_seed]),
         worst=Spread.of([min(means) for means in by_seed]),
         distance=Spread.of([max(means) - min(means) for means in by_seed]),

@@ -150,7 +150,7 @@ def _data(one: Measured) -> dict[str, Any]:
     """What the page needs to compare two systems query by query: values, first documents, and texts."""
     query_ids = sorted(one.qrels)
     tops = {
-        row: {stage: [_top(seeds[0], query_id) for query_id in query_ids] for stage, seeds in columns.items()}
+        row: {column: [_top(seeds[0], query_id) for query_id in query_ids] for column, seeds in columns.items()}
         for row, columns in one.runs.items()
     }
     shown = {doc_id for columns in tops.values() for lists in columns.values() for top in lists for doc_id in top}
@@ -158,7 +158,7 @@ def _data(one: Measured) -> dict[str, Any]:
         "queries": [[query_id, _text(one.texts.query, query_id)] for query_id in query_ids],
         "values": {
             measure: {
-                row: {stage: [round(of[query_id], 6) for query_id in query_ids] for stage, of in columns.items()}
+                row: {column: [round(of[query_id], 6) for query_id in query_ids] for column, of in columns.items()}
                 for row, columns in rows.items()
             }
             for measure, rows in one.values.items()

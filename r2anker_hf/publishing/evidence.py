@@ -7,14 +7,14 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..collection.collection import Collection, load_collection, read_qrels
 from ..config import CONFIG_FILE
-from ..evaluation.evaluation import CollectionFacts, EvaluationReport, evaluate
+from ..evaluation.evaluation import CollectionFacts, EvaluationReport, FirstStage, evaluate
 from ..evaluation.measures import Qrels
 from ..evaluation.report import read_report
 from ..files import read_json, read_yaml, sha256_file
@@ -297,7 +297,7 @@ def read_published(folder: Path, scratch: Path, place: str = FIRST) -> tuple[Eva
 
 def again(report: EvaluationReport, qrels: Qrels, runs: Mapping[str, Path]) -> EvaluationReport:
     """The report that these runs and judgements give, with the same measures and settings."""
-    stages = {s.name: s.first_stage for s in report.systems if s.first_stage}
+    reranked = {s.name: s.first_stage for s in report.systems if s.first_stage}
     pairs = [(c.baseline, c.system) for c in report.comparisons if c.measure == report.measures[0]]
     return evaluate(
         qrels,
@@ -305,9 +305,9 @@ def again(report: EvaluationReport, qrels: Qrels, runs: Mapping[str, Path]) -> E
         report.measures,
         collection=report.collection,
         settings=report.settings,
-        first_stages={name: stage.name for name, stage in stages.items()},
-        depths={name: stage.depth for name, stage in stages.items()},
-        recall_grade=_recall_grade(stages.values()),
+        first_stages={name: first.name for name, first in reranked.items()},
+        depths={name: first.depth for name, first in reranked.items()},
+        recall_grade=_recall_grade(reranked.values()),
         pairs=pairs,
         examples=0,
     )
@@ -435,8 +435,8 @@ def _maker(run: Path) -> str | None:
     return inputs.get("ranker") or inputs.get("model")
 
 
-def _recall_grade(stages: Any) -> int:
-    grades = {int(match[1]) for s in stages if (match := re.match(r"R\(rel=(\d+)\)", s.recall_measure))}
+def _recall_grade(first_stages: Iterable[FirstStage]) -> int:
+    grades = {int(match[1]) for s in first_stages if (match := re.match(r"R\(rel=(\d+)\)", s.recall_measure))}
     return grades.pop() if grades else 1
 
 

@@ -202,6 +202,21 @@ def _value_of_today(metadata: Mapping[str, Any], former: str, value: Any) -> Any
     return formerly[former].get(str(value).lower(), value) if isinstance(formerly, Mapping) else value
 
 
+def defaults_of(config: type) -> dict[str, Any]:
+    """Each option's default, as `config.yaml` has it; without the options that must be given.
+
+    >>> import dataclasses
+    >>> defaults_of(dataclasses.make_dataclass("Mining", [("runs", dict), ("depth", int, 200)]))
+    {'depth': 200}
+    """
+    found = {}
+    for field in dataclasses.fields(config):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if default is not dataclasses.MISSING:
+            found[field.name] = _plain(default)
+    return found
+
+
 def save_config(config: Any, folder: str | os.PathLike) -> Path:
     """Write the resolved `config.yaml` of a stage; `--config` reads it back as an equal config.
 

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .config import CONFIG_FILE, save_config, with_names_of_today
+from .config import CONFIG_FILE, defaults_of, save_config, with_names_of_today
 from .files import check_output, remove, sha256_file, write_whole
 from .processes import gather, processes
 from .records import InputError
@@ -236,18 +236,22 @@ def _sole_writer(partial: Path, final: Path) -> Iterator[None]:
 
 
 def _is_of(folder: Path, config: Any, digests: Mapping[str, str], free: Collection[str]) -> bool:
-    """Whether a folder was begun with this configuration, free options aside, and these inputs."""
+    """Whether a folder was begun with this configuration, free options aside, and these inputs.
+
+    An option that is younger than the folder had no other value there than its default.
+    """
     import yaml
 
-    kinds = [type(part) for part in (config if isinstance(config, tuple) else (config,))]
+    parts = config if isinstance(config, tuple) else (config,)
+    defaults = {name: value for part in parts for name, value in defaults_of(type(part)).items()}
 
     def decisive(text: bytes) -> dict[str, Any]:
-        values = with_names_of_today(yaml.safe_load(text), *kinds)
+        values = {**defaults, **with_names_of_today(yaml.safe_load(text), *map(type, parts))}
         return {name: value for name, value in values.items() if name not in free}
 
     try:
         same = decisive((folder / CONFIG_FILE).read_bytes()) == decisive(_as_yaml(config))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError):
         return False
     return same and _record(folder).get("inputs") == dict(digests)
 

@@ -74,6 +74,21 @@ def test_a_stage_that_was_begun_or_finished_under_former_names_is_the_same_stage
         run_stage(Renamed(top_n=4), tmp_path / "old", {}, pytest.fail)
 
 
+@dataclass
+class Grown(Config):
+    languages: list[str] = field(default_factory=lambda: ["en"])
+
+
+def test_an_option_that_is_younger_than_a_folder_had_its_default_there(tmp_path):
+    run_stage(Config(), tmp_path / "out", {}, write)
+    run_stage(Grown(), tmp_path / "out", {}, pytest.fail)
+    with pytest.raises(InputError, match="another configuration"):
+        run_stage(Grown(languages=["de"]), tmp_path / "out", {}, pytest.fail)
+    run_stage(Grown(), tmp_path / "grown", {}, write)
+    with pytest.raises(InputError, match="another configuration"):  # which option is gone, and what it did, is unknown
+        run_stage(Config(), tmp_path / "grown", {}, pytest.fail)
+
+
 def test_another_configuration_does_not_go_on_from_the_rest(tmp_path):
     def breaks(folder):
         (folder / "shard-0").write_text("stale")

@@ -21,9 +21,9 @@ from r2anker_hf.config import run_recipe, save_config
 from r2anker_hf.files import check_output
 from r2anker_hf.publishing.hub import version_tag
 from r2anker_hf.publishing.mixtures import recorded_sets
+from r2anker_hf.publishing.preparing import Stated, StatedOfAll
 from r2anker_hf.publishing.provenance import AS_RECORDED, read_stage
 from r2anker_hf.publishing.sending import Part, Sending, publish_part
-from r2anker_hf.publishing.staging import Stated, StatedOfAll
 from r2anker_hf.records import InputError
 from r2anker_hf.stage import digest_of
 
@@ -37,7 +37,9 @@ OF_THE_RANKER = (
 @dataclass
 class StoryConfig:
     repo_id: str = field(metadata={"help": "owner/name, to which -negatives, -ranker and -retriever are added."})
-    output_dir: str = field(metadata={"help": "Folder for what is staged and for the receipts, one folder per part."})
+    output_dir: str = field(
+        metadata={"help": "Folder for what is prepared and for the receipts, one folder per part."}
+    )
     negatives: list[str] = field(
         default_factory=list,
         metadata={"help": "Folder of mine.py or teach.py; several, if the ranker learned from a mixture."},

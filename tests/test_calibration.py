@@ -12,7 +12,7 @@ from published_toy import write_collection
 from scipy.special import expit
 from test_verify import forge, replace
 
-from r2anker_hf.publishing.staging import Stated, stage
+from r2anker_hf.publishing.preparing import Stated, prepare
 from r2anker_hf.publishing.verify import check_folder
 from r2anker_hf.rankers.calibration import Calibration, calibrate, calibration_error
 from r2anker_hf.rankers.ranker import CrossEncoderRanker
@@ -113,7 +113,7 @@ def published(finished, tmp_path_factory):
     options = {"collection": finished / "toy", "split": "train", "first_stage": finished / "train/bm25/run.trec"}
     run_recipe("rerank", "RerankingConfig", ranker=finished / "ranker", **options, output_dir=folder / "dev")
     stated = Stated(calibration=str(folder / "dev"), precision=0.2)
-    return stage("ranker", finished / "ranker", "me/toy", into=folder / "ranker", stated=stated).folder
+    return prepare("ranker", finished / "ranker", "me/toy", into=folder / "ranker", stated=stated).folder
 
 
 def test_a_published_calibration_holds_and_is_loaded(published):
@@ -166,5 +166,5 @@ def test_a_reranking_of_another_ranker_or_limit_is_refused(finished, tmp_path):
     (folder / "provenance.json").write_text(json.dumps(record))
     stated = Stated(calibration=str(folder))
     with pytest.raises(InputError, match="was made by another ranker"):
-        stage("ranker", finished / "ranker", "me/toy", into=tmp_path / "staged", stated=stated)
-    assert not (tmp_path / "staged").exists()
+        prepare("ranker", finished / "ranker", "me/toy", into=tmp_path / "prepared", stated=stated)
+    assert not (tmp_path / "prepared").exists()

@@ -11,7 +11,7 @@ from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.evaluation.report import read_report
 from r2anker_hf.publishing.cards import EXAMPLE
 from r2anker_hf.publishing.golden import score_ranker
-from r2anker_hf.publishing.staging import Stated, stage
+from r2anker_hf.publishing.preparing import Stated, prepare
 from r2anker_hf.publishing.verify import check_folder
 from r2anker_hf.retrievers.training import save_encoder
 
@@ -20,7 +20,9 @@ from r2anker_hf.retrievers.training import save_encoder
 def folder(finished, tmp_path_factory):
     into = tmp_path_factory.mktemp("card") / "ranker"
     stated = Stated(language=["en"], licence="cc-by-4.0", watts=250.0, grams_per_kwh=400.0)
-    return stage("ranker", finished / "ranker", "me/toy", into=into, report=finished / "report", stated=stated).folder
+    return prepare(
+        "ranker", finished / "ranker", "me/toy", into=into, report=finished / "report", stated=stated
+    ).folder
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def beside_fusions(finished, tmp_path_factory):
     runs |= {name: folder / name / "run.trec" for name in ("fused", "interpolated")}
     options = {"collection": finished / "toy", "measures": ["MRR@10"], "first_stages": "ranker=bm25", "resamples": 200}
     run("score", "ScoringConfig", runs=[f"{n}={p}" for n, p in runs.items()], **options, output_dir=folder / "report")
-    return stage("ranker", finished / "ranker", "me/toy", into=folder / "ranker", report=folder / "report").folder
+    return prepare("ranker", finished / "ranker", "me/toy", into=folder / "ranker", report=folder / "report").folder
 
 
 def test_a_ranker_is_compared_with_its_fused_first_stages(beside_fusions):
@@ -136,14 +138,16 @@ def test_the_snippets_run_and_agree(card, folder, capsys):
 
 
 def test_without_a_report_nothing_is_claimed(finished, tmp_path):
-    plain = stage("ranker", finished / "ranker", "me/toy", into=tmp_path / "ranker").folder
+    plain = prepare("ranker", finished / "ranker", "me/toy", into=tmp_path / "ranker").folder
     card = (plain / "README.md").read_text()
     assert "Nothing was measured yet." in card and "model-index" not in card and not (plain / "eval/runs").exists()
 
 
 def test_the_negatives_card(finished, tmp_path):
     stated = Stated(language=["en"])
-    folder = stage("negatives", finished / "negatives", "me/toy-negatives", into=tmp_path / "n", stated=stated).folder
+    folder = prepare(
+        "negatives", finished / "negatives", "me/toy-negatives", into=tmp_path / "n", stated=stated
+    ).folder
     card = (folder / "README.md").read_text()
     data = ModelCard(card).data.to_dict()
     assert data["task_categories"] == ["text-ranking", "text-retrieval"] and data["license"] == "cc-by-4.0"
@@ -186,7 +190,7 @@ def retriever(finished, tiny_model, tmp_path_factory):
 
 def test_the_retriever_card_and_its_snippets(retriever, tmp_path, capsys):
     report = retriever.parent / "report"
-    folder = stage("retriever", retriever, "me/toy-dense", into=tmp_path / "dense", report=report).folder
+    folder = prepare("retriever", retriever, "me/toy-dense", into=tmp_path / "dense", report=report).folder
     assert check_folder(folder) == []
     card = (folder / "README.md").read_text()
     assert "| D1 (this model) |" in card and "| D1 | bm25 | MRR@10 |" in card and "not hand over" not in card

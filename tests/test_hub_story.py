@@ -107,11 +107,11 @@ def receipt(out, kind):
     return json.loads((out / "published" / kind / "receipt.json").read_text())
 
 
-def test_everything_is_published_as_it_was_staged(story):
+def test_everything_is_published_as_it_was_prepared(story):
     hub, out, _ = story
     for kind, repo_type in (("negatives", "dataset"), ("ranker", "model"), ("retriever", "model")):
-        staged = out / "published" / kind / "staged"
-        files = {p.relative_to(staged).as_posix(): p.read_bytes() for p in staged.rglob("*") if p.is_file()}
+        prepared = out / "published" / kind / "prepared"
+        files = {p.relative_to(prepared).as_posix(): p.read_bytes() for p in prepared.rglob("*") if p.is_file()}
         assert hub.content(f"me/{kind}", repo_type) == files == hub.content(f"me/{kind}", repo_type, "v1.0.0")
         assert sorted(receipt(out, kind)["files"]) == sorted(files) and "README.md" in files
         assert not [name for name in files if "config.yaml" in name or "suspicious" in name or name.endswith(".bin")]
@@ -133,9 +133,9 @@ def test_the_ranker_says_which_negatives_it_learned_from(story):
 
 def test_the_retriever_names_its_student_its_teacher_and_its_candidates_by_their_commits(story):
     hub, out, _ = story
-    card = ModelCard((out / "published/retriever/staged/README.md").read_text()).data
+    card = ModelCard((out / "published/retriever/prepared/README.md").read_text()).data
     assert card.base_model == ["them/tiny", "me/ranker"] and card.datasets[0] == "me/negatives"
-    provenance = json.loads((out / "published/retriever/staged/provenance.json").read_text())
+    provenance = json.loads((out / "published/retriever/prepared/provenance.json").read_text())
     commits = [receipt(out, kind)["commit"] for kind in ("ranker", "negatives")]
     assert [provenance["teachers"][0]["revision"], provenance["negatives"]["revision"]] == commits
 

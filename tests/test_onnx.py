@@ -15,7 +15,7 @@ from r2anker_hf.publishing import latency as latency_module  # noqa: E402
 from r2anker_hf.publishing.golden import PAIRS  # noqa: E402
 from r2anker_hf.publishing.latency import latency  # noqa: E402
 from r2anker_hf.publishing.lint import Machine, findings  # noqa: E402
-from r2anker_hf.publishing.staging import Stated, stage  # noqa: E402
+from r2anker_hf.publishing.preparing import Stated, prepare  # noqa: E402
 from r2anker_hf.publishing.verify import check_folder, verify_folder  # noqa: E402
 from r2anker_hf.rankers.onnx_files import FILES, export  # noqa: E402
 from r2anker_hf.rankers.ranker import CrossEncoderRanker  # noqa: E402
@@ -28,7 +28,7 @@ def published(finished, tmp_path_factory):
     (folder / "latency.json").write_text("{}")
     stated = Stated(onnx=True, onnx_queries=10, latency=True)
     options = {"report": finished / "report", "stated": stated}
-    return stage("ranker", finished / "ranker", "me/toy", into=folder / "ranker", **options).folder
+    return prepare("ranker", finished / "ranker", "me/toy", into=folder / "ranker", **options).folder
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from published_toy import run
 from safetensors.torch import load_file, save_file
 
 from r2anker_hf.files import sha256_file
-from r2anker_hf.publishing.staging import stage
+from r2anker_hf.publishing.preparing import prepare
 from r2anker_hf.publishing.verify import check_folder
 
 MARKUP = "<script>alert(1)</script>|[x](javascript:y)"
@@ -18,15 +18,15 @@ MARKUP = "<script>alert(1)</script>|[x](javascript:y)"
 
 @pytest.fixture(scope="module")
 def published(finished, student, tmp_path_factory):
-    """A measured ranker and a measured retriever that it taught, staged."""
+    """A measured ranker and a measured retriever that it taught, prepared."""
     into = tmp_path_factory.mktemp("published")
-    stage("ranker", finished / "ranker", "me/ranker", into=into / "ranker", report=finished / "report")
+    prepare("ranker", finished / "ranker", "me/ranker", into=into / "ranker", report=finished / "report")
     common = {"collection": finished / "toy", "split": "test"}
     found = {"retriever": "dense", "model": student, "depth": 12, "output_dir": into / "run"}
     run("retrieve", "RetrievalConfig", **common, **found)
     runs = [f"bm25={finished / 'test' / 'bm25' / 'run.trec'}", f"student={into / 'run' / 'run.trec'}"]
     run("score", "ScoringConfig", **common, runs=runs, resamples=200, output_dir=into / "report")
-    stage("retriever", student, "me/retriever", into=into / "retriever", report=into / "report")
+    prepare("retriever", student, "me/retriever", into=into / "retriever", report=into / "report")
     return into
 
 

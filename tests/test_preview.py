@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from hub_server import Hub
-from test_staging import edit_json
+from test_preparing import edit_json
 from test_verify import forge
 
 from r2anker_hf.collection.collection import Corpus
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.negatives.preview import NEGATIVES, ROWS, preview_rows
 from r2anker_hf.negatives.sampling import draw_group
-from r2anker_hf.publishing.staging import stage
+from r2anker_hf.publishing.preparing import prepare
 from r2anker_hf.publishing.verify import check_folder
 from r2anker_hf.records import Document
 
@@ -39,8 +39,8 @@ print(len([entry for entry in trainer.state.log_history if "loss" in entry]))
 
 
 @pytest.fixture(scope="module")
-def staged(finished, tmp_path_factory):
-    return stage("negatives", finished / "negatives", "me/negatives", into=tmp_path_factory.mktemp("n") / "n").folder
+def prepared(finished, tmp_path_factory):
+    return prepare("negatives", finished / "negatives", "me/negatives", into=tmp_path_factory.mktemp("n") / "n").folder
 
 
 def toy(queries):
@@ -62,26 +62,26 @@ def test_the_queries_are_few_and_evenly_spaced(queries, shown):
     assert all(row["positive"] == "text 0" and "text 0" not in row["negatives"] for row in rows)
 
 
-def test_rows_are_the_trainer_s_draws_as_texts(staged):
-    candidates = load_candidates(staged)
+def test_rows_are_the_trainer_s_draws_as_texts(prepared):
+    candidates = load_candidates(prepared)
     text = candidates.corpus.text
-    rows = list(load_dataset(str(staged), "preview", split="train"))
+    rows = list(load_dataset(str(prepared), "preview", split="train"))
     assert len(rows) == len(candidates.rows) == 33
     for row, source in zip(rows, candidates.rows, strict=True):
         positive, negatives = draw_group(source, NEGATIVES, 42, 0)
         assert row == {"query": source["query"], "positive": text(positive), "negatives": list(map(text, negatives))}
 
 
-def test_equal_candidates_give_equal_bytes_that_the_manifest_lists(staged, finished, tmp_path):
-    again = stage("negatives", finished / "negatives", "me/negatives", into=tmp_path / "again").folder
-    assert (again / FILE).read_bytes() == (staged / FILE).read_bytes()
-    listed = [json.loads((folder / "manifest.json").read_text())["files"] for folder in (staged, again)]
+def test_equal_candidates_give_equal_bytes_that_the_manifest_lists(prepared, finished, tmp_path):
+    again = prepare("negatives", finished / "negatives", "me/negatives", into=tmp_path / "again").folder
+    assert (again / FILE).read_bytes() == (prepared / FILE).read_bytes()
+    listed = [json.loads((folder / "manifest.json").read_text())["files"] for folder in (prepared, again)]
     assert listed[0] == listed[1] and FILE in listed[0]
 
 
 @pytest.mark.parametrize("edit", ["a text", "a row less", "no metadata"])
-def test_an_edited_text_is_caught(staged, tmp_path, edit):
-    folder = shutil.copytree(staged, tmp_path / "edited")
+def test_an_edited_text_is_caught(prepared, tmp_path, edit):
+    folder = shutil.copytree(prepared, tmp_path / "edited")
     table = pq.read_table(folder / FILE)
     rows, schema = table.to_pylist(), table.schema
     if edit == "a text":
@@ -105,14 +105,14 @@ def test_without_a_copy_of_the_passages_no_text_is_shown(finished, tmp_path):
 
     edit_json(folder / "manifest.json", refer)
     (folder / "audit.json").unlink()
-    into = stage("negatives", folder, "me/negatives", into=tmp_path / "staged").folder
+    into = prepare("negatives", folder, "me/negatives", into=tmp_path / "prepared").folder
     assert not (into / "preview").exists() and "preview" not in (into / "README.md").read_text()
 
 
 @pytest.mark.hub
-def test_a_stream_of_them_from_the_hub_trains(staged, tiny_model, tmp_path):
+def test_a_stream_of_them_from_the_hub_trains(prepared, tiny_model, tmp_path):
     with Hub() as hub:
-        commit = hub.commit("me/negatives", staged)
+        commit = hub.commit("me/negatives", prepared)
         environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, "-W", "ignore", "-c", STREAM, commit, str(tiny_model), str(tmp_path / "out")]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

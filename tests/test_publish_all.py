@@ -40,8 +40,8 @@ def publish(loopback_hub, finished, student, tmp_path):
     return run
 
 
-def staged(out, kind, file):
-    return (out / f"toy-{kind}" / "staged" / file).read_text()
+def prepared(out, kind, file):
+    return (out / f"toy-{kind}" / "prepared" / file).read_text()
 
 
 def commit(out, kind):
@@ -50,12 +50,12 @@ def commit(out, kind):
 
 def test_each_part_names_the_commits_of_those_before_it(loopback_hub, publish, capsys):
     out = publish()
-    ranker, retriever = (json.loads(staged(out, kind, "provenance.json")) for kind in ("ranker", "retriever"))
+    ranker, retriever = (json.loads(prepared(out, kind, "provenance.json")) for kind in ("ranker", "retriever"))
     assert ranker["negatives"]["name"] == retriever["negatives"]["name"] == "me/toy-negatives"
     assert ranker["negatives"]["revision"] == retriever["negatives"]["revision"] == commit(out, "negatives")
     (teacher,) = retriever["teachers"]
     assert (teacher["name"], teacher["revision"]) == ("me/toy-ranker", commit(out, "ranker"))
-    card = ModelCard(staged(out, "retriever", "README.md")).data
+    card = ModelCard(prepared(out, "retriever", "README.md")).data
     assert "me/toy-ranker" in card.base_model and card.datasets[0] == "me/toy-negatives"
     (collection,) = loopback_hub.collections.values()
     assert [item["id"] for item in collection["items"]] == ["me/toy-negatives", "me/toy-ranker", "me/toy-retriever"]
@@ -78,7 +78,7 @@ def test_what_broke_off_goes_on(loopback_hub, publish, monkeypatch, tmp_path, ca
             raise PublishingError("the network is gone")
         return whole(*args, kind=kind, **options)
 
-    told = "the network is gone. Staged in .*toy-ranker.*; the same command goes on"
+    told = "the network is gone. Prepared in .*toy-ranker.*; the same command goes on"
     with monkeypatch.context() as patched, pytest.raises(PublishingError, match=told):
         patched.setattr(sending, "publish", no_models)
         publish()
@@ -88,13 +88,13 @@ def test_what_broke_off_goes_on(loopback_hub, publish, monkeypatch, tmp_path, ca
     out = publish()
     assert capsys.readouterr().out.count("published before, nothing new") == 1
     assert commit(out, "negatives") == first
-    assert json.loads(staged(out, "ranker", "provenance.json"))["negatives"]["revision"] == first
+    assert json.loads(prepared(out, "ranker", "provenance.json"))["negatives"]["revision"] == first
 
 
 def test_a_dry_run_sends_nothing(loopback_hub, publish, capsys):
     out = publish(dry_run="true")
     assert loopback_hub.requests == [] and not list(out.glob("*/receipt.json"))
-    assert json.loads(staged(out, "ranker", "provenance.json"))["negatives"]["revision"].startswith("sha256:")
+    assert json.loads(prepared(out, "ranker", "provenance.json"))["negatives"]["revision"].startswith("sha256:")
     assert "dry run: nothing was sent" in capsys.readouterr().out
 
 
@@ -114,7 +114,7 @@ def test_a_mixture_names_each_of_its_sets_in_whatever_order_they_are_given(loopb
     sets = [folder / "negatives", finished / "negatives"]  # the training had them the other way round
     reports = [folder / "report", folder / "on_toy" / "report"]
     out = publish(negatives=sets, ranker=folder / "ranker", ranker_report=reports, retriever=None, licence="other")
-    mixture = json.loads(staged(out, "ranker", "provenance.json"))["negatives"]["mixture"]
+    mixture = json.loads(prepared(out, "ranker", "provenance.json"))["negatives"]["mixture"]
     told = [(one["name"], one["revision"]) for one in mixture]
     assert told == [(f"me/toy-negatives-{n}", commit(out, f"negatives-{n}")) for n in (2, 1)]
 
@@ -135,7 +135,7 @@ class Killer(Hub):
 
 
 def check_whole(hub):
-    """What stands on main of each repository is nothing of ours, or all that was staged."""
+    """What stands on main of each repository is nothing of ours, or all that was prepared."""
     for repo_type, name in hub.repos:
         files = hub.content(name, repo_type)
         if files:

@@ -57,8 +57,8 @@ def publish(negatives, tmp_path):
     return run
 
 
-def staged(out):
-    folder = out / "staged"
+def prepared(out):
+    folder = out / "prepared"
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -66,21 +66,21 @@ def test_a_dry_run_shows_everything_and_sends_nothing(hub, publish, monkeypatch,
     monkeypatch.delenv("HF_TOKEN")
     out = publish("--dry_run")
     printed = capsys.readouterr().out
-    files = staged(out)
+    files = prepared(out)
     assert all(name in printed for name in files) and files["README.md"].decode() in printed
     assert "dataset me/negatives, v1.0.0, private" in printed and "nothing was sent" in printed
     assert hub.requests == [] and not (out / "receipt.json").exists()
 
 
-def test_without_a_token_it_is_staged_and_the_same_command_goes_on(hub, publish, monkeypatch, tmp_path, capsys):
+def test_without_a_token_it_is_prepared_and_the_same_command_goes_on(hub, publish, monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(PublishingError, match="no token: set HF_TOKEN.* Staged in .*; the same command goes on"):
+    with pytest.raises(PublishingError, match="no token: set HF_TOKEN.* Prepared in .*; the same command goes on"):
         publish()
-    before = staged(tmp_path / "out")
+    before = prepared(tmp_path / "out")
     assert before and hub.requests == []
     monkeypatch.setenv("HF_TOKEN", "hf_write")
     out = publish("--hub_collection", "Mine")
-    assert staged(out) == before == hub.content("me/negatives", "dataset")
+    assert prepared(out) == before == hub.content("me/negatives", "dataset")
     receipt = json.loads((out / "receipt.json").read_text())
     assert receipt["new"] and receipt["commit"] == hub.repos["dataset", "me/negatives"].refs["refs/tags/v1.0.0"]
     assert [one["title"] for one in hub.collections.values()] == ["Mine"]
@@ -96,26 +96,26 @@ def test_what_is_published_is_verified(hub, publish, capsys):
     assert " 0 fail" in capsys.readouterr().out
 
 
-def test_without_a_network_it_is_staged(hub, publish, monkeypatch, tmp_path):
+def test_without_a_network_it_is_prepared(hub, publish, monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(PublishingError, match="offline mode is enabled.* Staged in "):
+    with pytest.raises(PublishingError, match="offline mode is enabled.* Prepared in "):
         publish()
-    assert staged(tmp_path / "out") and hub.requests == []
+    assert prepared(tmp_path / "out") and hub.requests == []
 
 
 def test_what_was_downloaded_is_held_against_itself(publish, tmp_path):
     """Rows against the manifest, the card against both, and the files that the card names."""
-    staged = publish("--dry_run") / "staged"
-    check("negatives", staged)
-    card = (staged / "README.md").read_text()
-    (staged / "README.md").write_text(card.replace("candidates/train-", "candidates/nowhere-"))
+    prepared = publish("--dry_run") / "prepared"
+    check("negatives", prepared)
+    card = (prepared / "README.md").read_text()
+    (prepared / "README.md").write_text(card.replace("candidates/train-", "candidates/nowhere-"))
     with pytest.raises((PublishingError, FileNotFoundError)):
-        check("negatives", staged)
-    (staged / "README.md").write_text(card.replace("115 queries", "116 queries"))
+        check("negatives", prepared)
+    (prepared / "README.md").write_text(card.replace("115 queries", "116 queries"))
     with pytest.raises(PublishingError, match="README.md"):
-        check("negatives", staged)
+        check("negatives", prepared)
 
 
 def test_a_ranker_of_several_collections_goes_out_and_is_verified(hub, finished, mixed, tmp_path, capsys):
@@ -132,7 +132,7 @@ def test_a_ranker_of_several_collections_goes_out_and_is_verified(hub, finished,
     pins = [f"{repo_id}@{send('negatives', source, repo_id)}" for repo_id, source in sets.items()]
     reports = folder / "report", folder / "on_toy" / "report"
     commit = send("ranker", folder / "ranker", "me/mix", "--negatives", *pins, "--report", *reports)
-    data = ModelCard((tmp_path / "me" / "mix" / "staged" / "README.md").read_text()).data
+    data = ModelCard((tmp_path / "me" / "mix" / "prepared" / "README.md").read_text()).data
     assert data.datasets == list(sets) and data.license == "cc-by-nc-4.0"
     pairs = [("the river returns", "a green list"), ("not red", "the house function")]
     local, loaded = (CrossEncoderRanker.from_pretrained(*one) for one in ((folder / "ranker",), ("me/mix", commit)))

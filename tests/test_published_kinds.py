@@ -7,7 +7,7 @@ import pytest
 from published_toy import TRAINED, TRAINING, run
 
 from r2anker_hf.publishing.golden import load_retriever, score_ranker, score_retriever
-from r2anker_hf.publishing.staging import Stated, stage
+from r2anker_hf.publishing.preparing import Stated, prepare
 from r2anker_hf.publishing.verify import check_folder
 from r2anker_hf.records import InputError
 from r2anker_hf.stage import TRAINING_FILE
@@ -61,13 +61,15 @@ RETRIEVERS = ("distilled", "contrastive", "distilled_splade", "dense/D1", "dense
 RANKERS = ("warm", "after_warm", "lora")
 
 
-def staged(kinds, name, kind, tmp_path, **stated):
-    return stage(kind, kinds / name, "me/x", into=tmp_path / "staged", stated=Stated(licence="mit", **stated)).folder
+def prepared(kinds, name, kind, tmp_path, **stated):
+    return prepare(
+        kind, kinds / name, "me/x", into=tmp_path / "prepared", stated=Stated(licence="mit", **stated)
+    ).folder
 
 
 @pytest.mark.parametrize("name", RETRIEVERS)
 def test_a_retriever_of_any_making_is_published_and_verified(kinds, name, tmp_path):
-    folder = staged(kinds, name, "retriever", tmp_path)
+    folder = prepared(kinds, name, "retriever", tmp_path)
     assert check_folder(folder) == []
     sparse = "splade" in name or "L" in name
     assert type(load_retriever(folder)).__name__ == ("SparseEncoder" if sparse else "SentenceTransformer")
@@ -76,24 +78,24 @@ def test_a_retriever_of_any_making_is_published_and_verified(kinds, name, tmp_pa
 
 @pytest.mark.parametrize("name", RANKERS)
 def test_a_ranker_of_any_making_is_published_and_verified(kinds, name, tmp_path):
-    folder = staged(kinds, name, "ranker", tmp_path)
+    folder = prepared(kinds, name, "ranker", tmp_path)
     assert check_folder(folder) == [] and len(score_ranker(folder, [("cat", "dog")])) == 1
     trainings = json.loads((folder / "provenance.json").read_text())["stages"]
     assert len(trainings) == (2 if name == "after_warm" else 1)
 
 
 def test_taught_candidates_are_published_and_verified(kinds, tmp_path):
-    assert check_folder(staged(kinds, "taught", "negatives", tmp_path)) == []
+    assert check_folder(prepared(kinds, "taught", "negatives", tmp_path)) == []
 
 
 def test_a_pre_trained_encoder_is_no_retriever(kinds, tmp_path):
     with pytest.raises(InputError, match="lacks retriever; is the folder of another --kind"):
-        staged(kinds, "pretrained", "retriever", tmp_path)
+        prepared(kinds, "pretrained", "retriever", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["distilled", "distilled_splade"])
 def test_a_distilled_retriever_names_its_candidates_and_its_teacher(kinds, finished, name, tmp_path):
-    folder = staged(kinds, name, "retriever", tmp_path)
+    folder = prepared(kinds, name, "retriever", tmp_path)
     record = json.loads((folder / "provenance.json").read_text())
     (teacher,) = record["teachers"]
     assert teacher["name"] == "ranker" and teacher["revision"].startswith("sha256:")
@@ -105,7 +107,7 @@ def test_a_distilled_retriever_names_its_candidates_and_its_teacher(kinds, finis
 
 
 def test_a_contrastive_student_names_no_teacher(kinds, tmp_path):
-    folder = staged(kinds, "contrastive", "retriever", tmp_path)
+    folder = prepared(kinds, "contrastive", "retriever", tmp_path)
     assert "teachers" not in json.loads((folder / "provenance.json").read_text())
     assert "It learned the judgements only" in (folder / "README.md").read_text()
 
@@ -113,7 +115,7 @@ def test_a_contrastive_student_names_no_teacher(kinds, tmp_path):
 def test_the_stage_says_which_negatives_and_not_the_folder_s_name(kinds, tmp_path):
     told = {}
     for name in ("D1", "D2"):
-        folder = staged(kinds, f"dense/{name}", "retriever", tmp_path / name)
+        folder = prepared(kinds, f"dense/{name}", "retriever", tmp_path / name)
         told[name] = json.loads((folder / "provenance.json").read_text())["trained_on"]
     assert "of the stage before it" in told["D2"] and "of the stage before it" not in told["D1"]
     copy = tmp_path / "copy"
@@ -121,11 +123,11 @@ def test_the_stage_says_which_negatives_and_not_the_folder_s_name(kinds, tmp_pat
     (copy / "D2").rename(copy / "best")
     assert (
         told["D2"]
-        == json.loads((staged(copy, "best", "retriever", tmp_path) / "provenance.json").read_text())["trained_on"]
+        == json.loads((prepared(copy, "best", "retriever", tmp_path) / "provenance.json").read_text())["trained_on"]
     )
     (copy / "best" / TRAINING_FILE).unlink()
     with pytest.raises(InputError, match=f"{TRAINING_FILE}: no such file"):
-        staged(copy, "best", "retriever", tmp_path)
+        prepared(copy, "best", "retriever", tmp_path)
 
 
 def edit(folder, change):
@@ -142,13 +144,13 @@ def edit(folder, change):
     ],
 )
 def test_another_teacher_or_other_data_than_recorded_are_found(kinds, change, told, tmp_path):
-    folder = staged(kinds, "distilled", "retriever", tmp_path)
+    folder = prepared(kinds, "distilled", "retriever", tmp_path)
     edit(folder, change)
     assert any(told in failure for failure in check_folder(folder))
 
 
 def test_another_collection_than_recorded_is_found(kinds, tmp_path):
-    folder = staged(kinds, "dense/D2", "retriever", tmp_path)
+    folder = prepared(kinds, "dense/D2", "retriever", tmp_path)
     edit(folder, lambda record: record["collection"].update(revision="sha256:" + "0" * 64))
     assert any("collection: toy at sha256:000" in failure for failure in check_folder(folder))
 

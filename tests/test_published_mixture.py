@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from test_verify import forge
 
 from r2anker_hf.publishing import cards, licences, mixtures
-from r2anker_hf.publishing.staging import Stated, data_licences, stage
+from r2anker_hf.publishing.preparing import Stated, data_licences, prepare
 from r2anker_hf.publishing.verify import check_folder, parse_tables
 from r2anker_hf.records import InputError
 
@@ -21,32 +21,32 @@ def reports_of(folder):
 
 
 @pytest.fixture(scope="module")
-def staged(mixed, tmp_path_factory):
+def prepared(mixed, tmp_path_factory):
     folder, _ = mixed
     into = tmp_path_factory.mktemp("mixture") / "ranker"
-    return stage("ranker", folder / "ranker", "me/mix", into=into, report=reports_of(folder)).folder
+    return prepare("ranker", folder / "ranker", "me/mix", into=into, report=reports_of(folder)).folder
 
 
 @pytest.fixture
-def copy(staged, tmp_path):
-    return shutil.copytree(staged, tmp_path / "copy")
+def copy(prepared, tmp_path):
+    return shutil.copytree(prepared, tmp_path / "copy")
 
 
 def provenance_of(folder):
     return json.loads((folder / "provenance.json").read_text())
 
 
-def test_shares_are_those_of_the_training(staged, mixed):
+def test_shares_are_those_of_the_training(prepared, mixed):
     (((sizes, weights, temperature), counts),) = mixed[1]
-    sets = mixtures.sets_of(provenance_of(staged))
+    sets = mixtures.sets_of(provenance_of(prepared))
     # 33 training queries less 5 held out, but 20 at most; 12; weights 3 and 1
     assert [one["training_queries"] for one in sets] == sizes == [20, 12] and (weights, temperature) == ([3, 1], 1)
     assert [one["epoch_queries"] for one in sets] == counts == [24, 8]
     assert [one["share"] for one in sets] == [0.75, 0.25]
 
 
-def test_the_card_states_each_collection(staged):
-    card = (staged / "README.md").read_text()
+def test_the_card_states_each_collection(prepared):
+    card = (prepared / "README.md").read_text()
     (table,) = (table for table in parse_tables(card) if table.header[0] == "set")
     assert [row[1:] for row in table.rows] == [
         ("toy", "`train`", "cc-by-4.0", "20", "24", "75.00%"),
@@ -54,10 +54,10 @@ def test_the_card_states_each_collection(staged):
     ]
     for said in ("### 1: toy", "### 2: other", "| mixture_weights | \\[3.0, 1.0\\] |", "like that of toy and other,"):
         assert said in card, said
-    assert (staged / "plots/negatives_1_agreement.png").is_file() and "plots/negatives_1_agreement.png" in card
+    assert (prepared / "plots/negatives_1_agreement.png").is_file() and "plots/negatives_1_agreement.png" in card
     assert "negatives_2" not in card and "None" not in card and "\n\n\n\n" not in card
     assert ModelCard(card).data.license == "cc-by-nc-4.0" and "datasets" not in ModelCard(card).data.to_dict()
-    assert check_folder(staged) == []
+    assert check_folder(prepared) == []
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def first(provenance):
         (lambda p: p["stages"][-1]["inputs"].pop("negatives 2"), "2 are stated, but the training recorded 1"),
     ],
 )
-def test_another_share_or_collection_is_caught(staged, change, failure):
-    provenance = provenance_of(staged)
+def test_another_share_or_collection_is_caught(prepared, change, failure):
+    provenance = provenance_of(prepared)
     assert mixtures.differences(provenance) == []
     change(provenance)
     assert re.search(failure, "\n".join(mixtures.differences(provenance)))
@@ -131,15 +131,15 @@ def test_each_set_that_moved_is_stated(mixed, finished, tmp_path):
     folder, _ = mixed
     moved = shutil.copytree(folder / "negatives", tmp_path / "moved")
 
-    def restage(*negatives):
+    def prepare_again(*negatives):
         stated = Stated(negatives=[str(one) for one in negatives])
-        return stage("ranker", folder / "ranker", "me/mix", into=tmp_path / "staged", stated=stated)
+        return prepare("ranker", folder / "ranker", "me/mix", into=tmp_path / "prepared", stated=stated)
 
-    assert check_folder(restage("-", moved).folder) == []
+    assert check_folder(prepare_again("-", moved).folder) == []
     with pytest.raises(InputError, match="negatives: 1 are given, but .*ranker was trained on 2"):
-        restage(moved)
+        prepare_again(moved)
     with pytest.raises(InputError, match="moved: has changed since .*ranker was trained on it"):
-        restage(moved, moved)
+        prepare_again(moved, moved)
 
 
 @pytest.mark.parametrize("one, holds", [(f"me/a@{COMMIT}", True), ("me/a@" + 40 * "1", False), ("sha256:0", False)])
@@ -152,14 +152,14 @@ def test_a_set_from_the_hub_is_the_commit_that_was_recorded(one, holds):
     assert (mixtures.differences(provenance) == []) == holds
 
 
-def test_each_report_has_its_tables_and_its_entries(staged):
-    card = (staged / "README.md").read_text()
+def test_each_report_has_its_tables_and_its_entries(prepared):
+    card = (prepared / "README.md").read_text()
     for said in ("### other, test", "### toy, test", "measured on other and toy only", "plots/results_2.png"):
         assert said in card, said
-    assert (staged / "plots/results_2.png").is_file() and (staged / "eval/2/runs/dense.trec.gz").is_file()
+    assert (prepared / "plots/results_2.png").is_file() and (prepared / "eval/2/runs/dense.trec.gz").is_file()
     tables = [table for table in parse_tables(card) if table.header[0] == "system" and "MRR@10" in table.header]
     assert [len(table.rows) for table in tables] == [2, 3] and card.count("Intervals: percentile bootstrap") == 1
-    measured = cards.read(staged)[1]
+    measured = cards.read(prepared)[1]
     for one, table in zip(measured, tables, strict=True):
         assert f"{one.report.system('ranker').scores['MRR@10'].mean:.4f}" in table.rows[-1][1]
     results = {(one.dataset_name, one.metric_type): one.metric_value for one in ModelCard(card).data.eval_results}
@@ -202,4 +202,4 @@ def test_reports_that_make_no_sense(mixed, tmp_path, reports, options, reason):
     folder, _ = mixed
     with pytest.raises(InputError, match=reason):
         given = [folder / report for report in reports]
-        stage("ranker", folder / "ranker", "me/x", into=tmp_path / "x", report=given, stated=Stated(**options))
+        prepare("ranker", folder / "ranker", "me/x", into=tmp_path / "x", report=given, stated=Stated(**options))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from hub_server import Hub
 
-from r2anker_hf.publishing.hub import Limits, PublishingError, link, publish, staged_files, version_tag
+from r2anker_hf.publishing.hub import Limits, PublishingError, link, local_files, publish, version_tag
 
 pytestmark = pytest.mark.hub
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -38,22 +38,22 @@ def hub(monkeypatch):
         yield hub
 
 
-def folder(tmp_path, files, name="staged"):
+def folder(tmp_path, files, name="prepared"):
     for path, content in files.items():
         (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name / path).write_bytes(content)
     return tmp_path / name
 
 
-def send(hub, staged, version="1.0.0", repo_id="me/ranker", token="hf_write", **options):
+def send(hub, prepared, version="1.0.0", repo_id="me/ranker", token="hf_write", **options):
     options = {"kind": "ranker", "limits": QUICK} | options
-    return publish(staged, repo_id, version=version, token=token, endpoint=hub.endpoint, **options)
+    return publish(prepared, repo_id, version=version, token=token, endpoint=hub.endpoint, **options)
 
 
-def published(hub, staged, *checks):
+def published(hub, prepared, *checks):
     """What a clean end looks like: the files on main, one commit for them, the tag there, nothing left over."""
     repo = hub.repos["model", "me/ranker"]
-    assert hub.content("me/ranker") == {path: (staged / path).read_bytes() for path in staged_files(staged)}
+    assert hub.content("me/ranker") == {path: (prepared / path).read_bytes() for path in local_files(prepared)}
     assert repo.refs["refs/tags/v1.0.0"] == repo.refs["refs/heads/main"]
     assert {name for name in repo.refs if name.startswith("refs/heads/")} == {"refs/heads/main"}
     assert history(repo)[0] == "r2anker_hf: ranker v1.0.0" and history(repo).count("r2anker_hf: ranker v1.0.0") == 1
@@ -69,9 +69,9 @@ def history(repo):
 
 
 def test_a_folder_becomes_one_private_commit_with_a_tag_and_a_receipt(hub, tmp_path):
-    staged, seen = folder(tmp_path, NEW), []
-    receipt = send(hub, staged, checks=lambda got: seen.append(sorted(path.name for path in got.iterdir())))
-    repo = published(hub, staged)
+    prepared, seen = folder(tmp_path, NEW), []
+    receipt = send(hub, prepared, checks=lambda got: seen.append(sorted(path.name for path in got.iterdir())))
+    repo = published(hub, prepared)
     assert repo.private and receipt.private and receipt.new and receipt.version == "v1.0.0"
     assert receipt.commit == repo.refs["refs/heads/main"]
     assert seen == [["README.md", "config", "model.safetensors"]]
@@ -86,34 +86,36 @@ def test_a_folder_becomes_one_private_commit_with_a_tag_and_a_receipt(hub, tmp_p
 
 
 def test_publishing_again_sends_nothing(hub, tmp_path):
-    staged = folder(tmp_path, NEW)
-    first = send(hub, staged)
+    prepared = folder(tmp_path, NEW)
+    first = send(hub, prepared)
     hub.requests.clear()
-    second = send(hub, staged)
+    second = send(hub, prepared)
     assert (second.commit, second.new) == (first.commit, False)
     assert {method for method, _ in hub.requests} == {"GET"}
 
 
 def test_a_new_version_replaces_all_files_and_the_old_tag_stays(hub, tmp_path):
     first = send(hub, folder(tmp_path, OLD, "old"), "0.1.0")
-    staged = folder(tmp_path, NEW)
-    send(hub, staged)
-    published(hub, staged)
+    prepared = folder(tmp_path, NEW)
+    send(hub, prepared)
+    published(hub, prepared)
     assert hub.content("me/ranker", revision="v0.1.0") == OLD
     assert send(hub, tmp_path / "old", "0.1.0").commit == first.commit  # main stays at the newer version
-    published(hub, staged)
+    published(hub, prepared)
 
 
 def test_public_only_at_the_end(hub, tmp_path):
-    staged, hidden = folder(tmp_path, NEW), []
-    receipt = send(hub, staged, private=False, checks=lambda _: hidden.append(hub.repos["model", "me/ranker"].private))
-    assert hidden == [True] and not receipt.private and not published(hub, staged).private
+    prepared, hidden = folder(tmp_path, NEW), []
+    receipt = send(
+        hub, prepared, private=False, checks=lambda _: hidden.append(hub.repos["model", "me/ranker"].private)
+    )
+    assert hidden == [True] and not receipt.private and not published(hub, prepared).private
 
 
 def test_a_card_that_the_hub_refuses(hub, tmp_path):
-    staged = folder(tmp_path, NEW | {"README.md": b"---\nlicense: mit\n"})
+    prepared = folder(tmp_path, NEW | {"README.md": b"---\nlicense: mit\n"})
     with pytest.raises(PublishingError, match="committing to publish-.* the metadata block is not closed"):
-        send(hub, staged)
+        send(hub, prepared)
     assert hub.content("me/ranker") == {}
 
 
@@ -158,10 +160,10 @@ def test_no_token_is_said_so(hub, tmp_path, monkeypatch):
 
 
 def test_a_link_is_not_followed(tmp_path):
-    staged = folder(tmp_path, NEW)
-    (staged / "key").symlink_to(tmp_path / "elsewhere")
+    prepared = folder(tmp_path, NEW)
+    (prepared / "key").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PublishingError, match="key: is a link"):
-        staged_files(staged)
+        local_files(prepared)
 
 
 def test_versions():
@@ -181,7 +183,7 @@ def test_a_fine_grained_token_needs_the_right_to_write_there(hub, tmp_path, monk
         send(hub, folder(tmp_path, NEW))
     assert not hub.repos
     monkeypatch.setattr(HfApi, "whoami", lambda api: whoami(api, "repo.content.read", "repo.write"))
-    assert send(hub, tmp_path / "staged").new
+    assert send(hub, tmp_path / "prepared").new
 
 
 def test_a_foreign_repository_of_that_name_is_left_alone(hub, tmp_path):
@@ -189,7 +191,7 @@ def test_a_foreign_repository_of_that_name_is_left_alone(hub, tmp_path):
     with pytest.raises(PublishingError, match="not published from here .it holds README.md, gone.safetensors, mod"):
         send(hub, folder(tmp_path, NEW), private=False)
     assert hub.content("me/ranker") == OLD and len(hub.repos["model", "me/ranker"].commits) == 1
-    assert send(hub, tmp_path / "staged", repo_id="me/other").new
+    assert send(hub, tmp_path / "prepared", repo_id="me/other").new
 
 
 def test_a_repository_keeps_its_kind(hub, tmp_path):
@@ -205,15 +207,15 @@ def test_a_public_repository_is_refused_where_private_was_asked(hub, tmp_path):
         send(hub, folder(tmp_path, NEW))
     assert hub.content("me/ranker") == OLD
     hub.repos["model", "me/ranker"].private = True
-    send(hub, tmp_path / "staged")
-    published(hub, tmp_path / "staged")
+    send(hub, tmp_path / "prepared")
+    published(hub, tmp_path / "prepared")
 
 
 def test_a_version_is_never_published_twice(hub, tmp_path):
     send(hub, folder(tmp_path, OLD, "old"))
     with pytest.raises(PublishingError, match="v1.0.0 is published with other files .*choose another version"):
         send(hub, folder(tmp_path, NEW))
-    assert hub.content("me/ranker") == OLD and send(hub, tmp_path / "staged", "1.0.1").new
+    assert hub.content("me/ranker") == OLD and send(hub, tmp_path / "prepared", "1.0.1").new
 
 
 def test_checks_that_fail_leave_main_alone(hub, tmp_path):
@@ -225,8 +227,8 @@ def test_checks_that_fail_leave_main_alone(hub, tmp_path):
     with pytest.raises(PublishingError, match="golden scores differ in model.safetensors"):
         send(hub, folder(tmp_path, NEW), checks=wrong)
     assert hub.content("me/ranker") == OLD
-    send(hub, tmp_path / "staged")
-    published(hub, tmp_path / "staged")
+    send(hub, tmp_path / "prepared")
+    published(hub, tmp_path / "prepared")
 
 
 # Faults of the Hub and of the way to it
@@ -269,11 +271,11 @@ def start(hub, tmp_path, call):
 
 def finishes(hub, tmp_path, before):
     """After a failure main is the old one or the new one, and the same call brings the publication to its end."""
-    staged = tmp_path / "staged"
+    prepared = tmp_path / "prepared"
     assert hub.content("me/ranker") in (before, NEW)
     hub.faults.clear()
-    receipt = send(hub, staged, private=False)
-    assert receipt.commit == published(hub, staged).refs["refs/heads/main"] and not receipt.private
+    receipt = send(hub, prepared, private=False)
+    assert receipt.commit == published(hub, prepared).refs["refs/heads/main"] and not receipt.private
     assert not hub.repos["model", "me/ranker"].private
 
 
@@ -300,13 +302,13 @@ def test_a_call_that_fails_once_is_made_again(hub, tmp_path, call, status):
 def test_a_call_that_keeps_failing_ends_in_one_line(hub, tmp_path, call, status):
     before = start(hub, tmp_path, call)
     hub.fail(call, status, times=float("inf"))
-    staged = folder(tmp_path, NEW)
+    prepared = folder(tmp_path, NEW)
     if call in HARMLESS:
         with pytest.warns(UserWarning, match=f"everything is published, but .*{status}"):
-            send(hub, staged, private=False)
+            send(hub, prepared, private=False)
     else:
         with pytest.raises(PublishingError, match=str(status)) as failed:
-            send(hub, staged, private=False)
+            send(hub, prepared, private=False)
         assert "\n" not in str(failed.value)
     finishes(hub, tmp_path, before)
 
@@ -331,14 +333,14 @@ def test_a_write_whose_answer_is_lost_is_not_repeated(hub, tmp_path, call, how):
 def test_a_stalled_hub_is_given_up(hub, tmp_path, call):
     before = start(hub, tmp_path, call)
     hub.fail(call, "stall", times=float("inf"))
-    staged, impatient = folder(tmp_path, NEW), Limits(0.1, 60, 1, 0, 0)
+    prepared, impatient = folder(tmp_path, NEW), Limits(0.1, 60, 1, 0, 0)
     started = time.monotonic()
     if call in HARMLESS:
         with pytest.warns(UserWarning, match="everything is published, but .*timed out"):
-            send(hub, staged, private=False, limits=impatient)
+            send(hub, prepared, private=False, limits=impatient)
     else:
         with pytest.raises(PublishingError, match="timed out"):
-            send(hub, staged, private=False, limits=impatient)
+            send(hub, prepared, private=False, limits=impatient)
     assert time.monotonic() - started < 30
     finishes(hub, tmp_path, before)
 
@@ -363,16 +365,16 @@ def test_a_second_publisher_in_between(hub, tmp_path, same):
     """It commits to main while this one checks: the commit to main is refused with 412."""
     before = start(hub, tmp_path, "")
     other = folder(tmp_path, NEW if same else NEW | {"README.md": b"theirs"}, "other")
-    staged = folder(tmp_path, NEW)
+    prepared = folder(tmp_path, NEW)
 
     def meanwhile(_):
         send(hub, other, "1.0.0" if same else "0.9.0")
 
     if same:
-        assert send(hub, staged, checks=meanwhile).commit
+        assert send(hub, prepared, checks=meanwhile).commit
     else:
         with pytest.raises(PublishingError, match="committing to main: the Hub answered 412: A commit has happened"):
-            send(hub, staged, checks=meanwhile)
+            send(hub, prepared, checks=meanwhile)
         assert hub.content("me/ranker") == NEW | {"README.md": b"theirs"}
         before = hub.content("me/ranker")
     finishes(hub, tmp_path, before)
@@ -429,7 +431,7 @@ def test_by_xet_as_by_lfs(tmp_path):
     with Hub(xet=tmp_path / "xet") as hub:
         environment = hub.environment(tmp_path / "home", "hf_write") | {"PYTHONPATH": str(REPOSITORY)}
         subprocess.run([sys.executable, "-c", ALONE, str(folder(tmp_path, files))], env=environment, check=True)
-        published(hub, tmp_path / "staged")
+        published(hub, tmp_path / "prepared")
         called = [path for _, path in hub.requests]
     assert any("xet-write-token" in path for path in called) and any("xet-read-token" in path for path in called)
     assert not any(path.startswith("/cdn/") or "lfs" in path for path in called)
@@ -454,4 +456,4 @@ def test_the_hub_keeps_its_state_in_a_folder(hub, tmp_path):
         receipt = send(first, folder(tmp_path, NEW))
     with Hub(tmp_path / "hub") as second:
         assert second.content("me/ranker", revision="v1.0.0") == NEW
-        assert send(second, tmp_path / "staged").commit == receipt.commit
+        assert send(second, tmp_path / "prepared").commit == receipt.commit

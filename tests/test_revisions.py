@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hub_server import Hub
 
-from r2anker_hf.publishing.staging import Stated, stage
+from r2anker_hf.publishing.preparing import Stated, prepare
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CLIENT = """
@@ -57,9 +57,9 @@ def test_one_commit_a_warning_the_cache_and_a_verification(finished, tmp_path):
     with Hub() as hub:
         base = hub.commit("them/base", {"config.json": b"{}"}, kind="model")
         options = {"report": finished / "report", "stated": Stated(base_model=f"them/base@{base}")}
-        staged = stage("ranker", finished / "ranker", "me/toy", into=tmp_path / "staged", **options).folder
-        commit = hub.commit("me/toy", staged, kind="model")
-        code = {path.name: path.read_bytes() for path in staged.glob("*.*") if path.is_file()}
+        prepared = prepare("ranker", finished / "ranker", "me/toy", into=tmp_path / "prepared", **options).folder
+        commit = hub.commit("me/toy", prepared, kind="model")
+        code = {path.name: path.read_bytes() for path in prepared.glob("*.*") if path.is_file()}
         config = json.loads(code["config.json"]) | {"model_type": "own", "auto_map": {"AutoConfig": "code.Own"}}
         code |= {"config.json": json.dumps(config).encode(), "code.py": b"raise SystemExit('code was run')"}
         hub.commit("me/code", code, kind="model")

@@ -9,7 +9,7 @@ import pytest
 from published_toy import recipe
 from safetensors.torch import load_file, save_file
 
-from r2anker_hf.publishing.staging import stage
+from r2anker_hf.publishing.preparing import prepare
 from r2anker_hf.publishing.verify import check_folder, parse_tables, verify_folder
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
@@ -18,8 +18,8 @@ from r2anker_hf.run import Run
 @pytest.fixture(scope="module")
 def published(finished, tmp_path_factory):
     into = tmp_path_factory.mktemp("published")
-    stage("ranker", finished / "ranker", "me/toy", into=into / "ranker", report=finished / "report")
-    stage("negatives", finished / "negatives", "me/toy-negatives", into=into / "negatives")
+    prepare("ranker", finished / "ranker", "me/toy", into=into / "ranker", report=finished / "report")
+    prepare("negatives", finished / "negatives", "me/toy-negatives", into=into / "negatives")
     return into
 
 
@@ -54,7 +54,7 @@ def failing(folder):
     return [line.what for line in verify_folder(folder, online=False) if line.failures]
 
 
-def test_what_was_staged_holds(published):
+def test_what_was_prepared_holds(published):
     for kind, lines in (("ranker", 8), ("negatives", 6)):
         checked = list(verify_folder(published / kind))
         assert [str(line) for line in checked if line.failures or line.failures is None] == []

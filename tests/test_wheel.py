@@ -15,7 +15,7 @@ from hub_server import Hub
 from pages import snippets
 from published_toy import write_collection
 
-from r2anker_hf.publishing.staging import stage
+from r2anker_hf.publishing.preparing import prepare
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = ("r2anker_hf", "recipes", "hub_cards", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -103,8 +103,8 @@ def test_commands_of_the_wheel_run_without_the_clone(installed, tmp_path):
 @pytest.mark.hub
 def test_the_commands_of_a_card_work_in_an_empty_environment(wheel, finished, tmp_path):
     """As they stand in the card of a ranker on the loopback Hub. Dependencies lie there; the rest comes by pip."""
-    staged = stage("ranker", finished / "ranker", "me/toy", into=tmp_path / "staged", report=finished / "report")
-    (commands,) = (block for block in snippets(staged.folder / "README.md", "bash") if "r2anker verify" in block)
+    prepared = prepare("ranker", finished / "ranker", "me/toy", into=tmp_path / "prepared", report=finished / "report")
+    (commands,) = (block for block in snippets(prepared.folder / "README.md", "bash") if "r2anker verify" in block)
     environment, folder = make_environment(tmp_path / "environment"), tmp_path / "empty"
     folder.mkdir()
     # `python -m pip` of this environment stands in for the pip that a stranger has
@@ -119,15 +119,15 @@ def test_the_commands_of_a_card_work_in_an_empty_environment(wheel, finished, tm
         "HF_DATASETS_OFFLINE": 0,
     }
     with Hub() as hub:
-        hub.commit("me/toy", staged.folder, kind="model")
+        hub.commit("me/toy", prepared.folder, kind="model")
         settings = {**hub.environment(tmp_path / "home"), **offline, "HF_HUB_OFFLINE": 0}
         settings.pop("PYTHONPATH", None)
         settings.pop("PATH")
         script = ["bash", "-euc", commands]
         assert re.search(r"^\d+ hold, 0 fail, ", run_in(environment, *script, cwd=folder, **settings), re.MULTILINE)
-        card = staged.folder / "README.md"
+        card = prepared.folder / "README.md"
         card.write_text(card.read_text().replace("0.", "1.", 1))
-        hub.commit("me/toy", staged.folder, kind="model")
+        hub.commit("me/toy", prepared.folder, kind="model")
         assert "FAILS" in run_in(environment, *script, cwd=folder, code=1, **settings)
 
 
@@ -153,10 +153,10 @@ def test_the_demo_runs_and_what_it_made_is_published_and_verified(installed, tin
     options = ["--kind", "negatives", "--folder", "demo/negatives", "--repo_id", "me/toy", "--output_dir", "published"]
     options += ["--licence", "psf-2.0", "--language", "en", "--dry_run"]
     installed("r2anker", "publish", *options, cwd=tmp_path)
-    assert " 0 fail" in installed("r2anker", "verify", "--folder", "published/staged", cwd=tmp_path)
-    with open(tmp_path / "published/staged/README.md", "a") as card:
+    assert " 0 fail" in installed("r2anker", "verify", "--folder", "published/prepared", cwd=tmp_path)
+    with open(tmp_path / "published/prepared/README.md", "a") as card:
         card.write("one more line")
-    assert " 0 fail" not in installed("r2anker", "verify", "--folder", "published/staged", cwd=tmp_path, code=1)
+    assert " 0 fail" not in installed("r2anker", "verify", "--folder", "published/prepared", cwd=tmp_path, code=1)
 
 
 @pytest.mark.slow

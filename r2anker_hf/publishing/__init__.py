@@ -1,1 +1,1 @@
-"""Publishing to the Hub: what is staged, how it is sent, and how anyone checks it."""
+"""Publishing to the Hub: what is prepared, how it is sent, and how anyone checks it."""

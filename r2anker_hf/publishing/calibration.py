@@ -34,7 +34,7 @@ def add_calibration(reranking: Path, model: Path, into: Path, precision: float, 
     Args:
         reranking: folder that rerank.py wrote.
         model: the ranker's own folder, whose hash the reranking recorded.
-        into: the staging folder.
+        into: the folder that is prepared.
         precision: that a threshold is looked for.
         judgements: "copy" or "reference".
 

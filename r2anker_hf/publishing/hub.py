@@ -1,4 +1,4 @@
-"""Publishing as a transaction: a staged folder becomes the Hub's main branch as a whole, or main stays as it was."""
+"""Publishing as a transaction: a prepared folder becomes the Hub's main branch as a whole, or main stays as it was."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PublishingError(InputError):
     """Nothing, or not everything, was published; main is entirely the old one or entirely the new one."""
 
 
-class StagedFile(NamedTuple):
+class LocalFile(NamedTuple):
     """A file to publish by its size in bytes and its hashes: the content's, and that of a git blob of it."""
 
     bytes: int
@@ -89,7 +89,7 @@ class Receipt:
         Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def staged_files(folder: str | os.PathLike) -> dict[str, StagedFile]:
+def local_files(folder: str | os.PathLike) -> dict[str, LocalFile]:
     """Every file of a folder by its path in the repository, sorted.
 
     Raises:
@@ -102,7 +102,7 @@ def staged_files(folder: str | os.PathLike) -> dict[str, StagedFile]:
             raise PublishingError(f"{path}: is a link; only files are published")
         if path.is_file():
             size = path.stat().st_size
-            found[path.relative_to(folder).as_posix()] = StagedFile(size, sha256_file(path), _git_sha1(path, size))
+            found[path.relative_to(folder).as_posix()] = LocalFile(size, sha256_file(path), _git_sha1(path, size))
     if not found:
         raise PublishingError(f"{folder}: holds nothing to publish")
     return found
@@ -124,7 +124,7 @@ def version_tag(version: str) -> str:
 
 
 def publish(
-    staged: str | os.PathLike,
+    folder: str | os.PathLike,
     repo_id: str,
     *,
     kind: str,
@@ -150,7 +150,7 @@ def publish(
     goes on. Where everything is published already, nothing is sent.
 
     Args:
-        staged: the folder; what is in it is published as it lies.
+        folder: what is in it is published as it lies.
         repo_id: owner/name.
         kind: ranker, negatives, retriever; a repository never changes its kind.
         repo_type: model, dataset or space (a static one).
@@ -164,10 +164,10 @@ def publish(
     Raises:
         PublishingError: one line that says what was refused or did not answer. Main is the old or the new one, whole.
     """
-    tag, files = version_tag(version), staged_files(staged)
+    tag, files = version_tag(version), local_files(folder)
     with _timeouts((limits or Limits()).timeout):
         calls = _Calls(repo_id, repo_type, token, endpoint, limits or Limits())
-        publication = _Publication(calls, Path(staged), files, kind, tag)
+        publication = _Publication(calls, Path(folder), files, kind, tag)
         return publication.run(private, checks)
 
 
@@ -230,8 +230,8 @@ def link(
 class _Publication:
     """One folder on its way to one repository."""
 
-    def __init__(self, calls: _Calls, staged: Path, files: Mapping[str, StagedFile], kind: str, tag: str):
-        self.calls, self.staged, self.files, self.kind, self.tag = calls, staged, files, kind, tag
+    def __init__(self, calls: _Calls, folder: Path, files: Mapping[str, LocalFile], kind: str, tag: str):
+        self.calls, self.folder, self.files, self.kind, self.tag = calls, folder, files, kind, tag
         listing = "".join(f"{file.sha256}  {path}\n" for path, file in files.items())
         self.branch = f"publish-{hashlib.sha256(listing.encode()).hexdigest()[:16]}"
 
@@ -281,9 +281,8 @@ class _Publication:
 
     def _to_main(self, head: str, checks: Callable[[Path], None] | None) -> str:
         self.calls.create_branch(self.branch, head)
-        staged = self._commit(self.branch, self.calls.made(self.branch).sha)
-        self._verified(staged, checks)
-        return self._commit("main", head, verified=staged)
+        on_branch = self._commit(self.branch, self.calls.made(self.branch).sha)
+        return self._commit("main", head, verified=self._verified(on_branch, checks))
 
     def _commit(self, branch: str, parent: str, verified: str | None = None) -> str:
         """The commit after which a branch holds the files and nothing else.
@@ -315,7 +314,7 @@ class _Publication:
         return commit
 
     def _operations(self, here: Mapping[str, Any], verified: str | None) -> list[Any]:
-        """What turns a tree into the staged files; small files are sent, since the commit itself carries them."""
+        """What turns a tree into the files; small files are sent, since the commit itself carries them."""
         from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
         there = self.calls.tree(verified) if verified else {}
@@ -326,11 +325,11 @@ class _Publication:
             elif path in there and there[path].lfs:
                 operations.append(CommitOperationCopy(path, path, src_revision=verified))
             else:
-                operations.append(CommitOperationAdd(path, self.staged / path))
+                operations.append(CommitOperationAdd(path, self.folder / path))
         return operations
 
     def _verified(self, commit: str, checks: Callable[[Path], None] | None) -> str:
-        """The commit, once its download equals the staged folder and passed the checks."""
+        """The commit, once its download equals the folder and passed the checks."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = self.calls.download(commit, scratch)
             got = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
@@ -339,7 +338,7 @@ class _Publication:
             differing += sorted(path for path in both if sha256_file(got[path]) != self.files[path].sha256)
             if differing:
                 raise PublishingError(
-                    f"{self.calls.name}@{commit}: what was downloaded differs from {self.staged}: {_some(differing)}"
+                    f"{self.calls.name}@{commit}: what was downloaded differs from {self.folder}: {_some(differing)}"
                 )
             if checks:
                 checks(self._plain(got, Path(scratch) / "plain"))
@@ -356,7 +355,7 @@ class _Publication:
         return not self._differing(tree)
 
     def _differing(self, tree: Mapping[str, Any]) -> list[str]:
-        """Paths at which a tree of the Hub and the staged files differ."""
+        """Paths at which a tree of the Hub and the files differ."""
         extra = sorted(tree.keys() - self.files.keys() - HUBS_OWN)
         return [path for path, file in self.files.items() if not _same(tree.get(path), file)] + extra
 
@@ -639,7 +638,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _same(entry: Any, file: StagedFile) -> bool:
+def _same(entry: Any, file: LocalFile) -> bool:
     """Whether an entry of a tree has a file's content."""
     if entry is None or entry.size != file.bytes:
         return False

@@ -13,13 +13,13 @@ from .evidence import INT8, Evidence, load_measured, published
 NAME = "int8"
 
 
-def measure_int8(evidence: Evidence, report: Path, staged: Path, queries: int, work: Path) -> Evidence | None:
+def measure_int8(evidence: Evidence, report: Path, folder: Path, queries: int, work: Path) -> Evidence | None:
     """Rerank what the ranker's first system reranked, for so many queries, with `onnx/model_quantized.onnx`.
 
     Args:
         evidence: the ranker's first report.
         report: the folder that it was gathered from.
-        staged: the ranker with its ONNX files.
+        folder: the ranker with its ONNX files.
         queries: of the report, evenly taken; all where it has no more.
         work: folder for scores, so that a killed reranking goes on, and for runs.
 
@@ -39,7 +39,7 @@ def measure_int8(evidence: Evidence, report: Path, staged: Path, queries: int, w
     query_ids = evidence.report.query_ids[:: -(-len(evidence.report.query_ids) // queries)]
     qrels = {query_id: evidence.qrels[query_id] for query_id in query_ids}
     runs = {name: _only(Run.read_trec(evidence.runs[name], name), query_ids) for name in (first.name, own)}
-    ranker = CrossEncoderRanker.from_pretrained(staged, backend="onnx-int8")
+    ranker = CrossEncoderRanker.from_pretrained(folder, backend="onnx-int8")
     made = ranker.rerank(runs[first.name], load_measured(report), first.depth, progress=True, folder=work / "scores")
     runs[NAME] = Run({query_id: [(d.doc_id, d.score) for d in made[query_id]] for query_id in made}, name=NAME)
     paths = {name: work / f"{number}.trec" for number, name in enumerate(runs)}

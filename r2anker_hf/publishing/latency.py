@@ -17,16 +17,16 @@ from ..rankers.ranker import CrossEncoderRanker
 from .golden import PAIRS
 
 PASSAGES = 100
-ROUNDS = 3  # of which the median counts
+REPEATS = 3  # of which the median counts
 
 
 def latency(folder: Path, kept: Path) -> dict[str, Any]:
     """Seconds per 100 passages of full length, by torch in float32 and by each ONNX file of a ranker's folder.
 
-    They are measured once per model and CPU and kept in a file, so that staging again gives equal bytes.
+    They are measured once per model and CPU and kept in a file, so that preparing it again gives equal bytes.
 
     Args:
-        folder: the staged ranker.
+        folder: the prepared ranker.
         kept: JSON file of what was measured before.
 
     Returns:
@@ -52,14 +52,14 @@ def cpu_name() -> str:
 
 
 def _seconds(folder: Path, backend: str) -> float:
-    """The median over rounds."""
+    """The median over repeats."""
     ranker = CrossEncoderRanker.from_pretrained(folder, device="cpu", backend=backend, max_windows=1)
     query, passage = max(PAIRS, key=lambda pair: len(pair[1]))
     words = passage.split() * (1 + 2 * ranker.max_length // len(passage.split()))
     pairs = [(query, " ".join([*words[place:], *words[:place]])) for place in range(PASSAGES)]
     ranker.score(pairs[:8])  # warms up
     taken = []
-    for _ in range(ROUNDS):
+    for _ in range(REPEATS):
         started = time.perf_counter()
         ranker.score(pairs)
         taken.append(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""One finished folder on its way to the Hub: staged, shown, sent, checked where it arrived, and linked."""
+"""One finished folder on its way to the Hub: prepared, shown, sent, checked where it arrived, and linked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..negatives.candidates import read_manifest
 from .hub import Limits, PublishingError, Receipt, link, publish, version_tag
-from .staging import Staged, Stated, stage
+from .preparing import Prepared, Stated, prepare
 
 RECEIPT_FILE = "receipt.json"
 
@@ -20,7 +20,7 @@ class Sending:
 
     version: str = field(default="1.0.0", metadata={"help": "Tagged v1.0.0; a published version is never changed."})
     public: bool = field(default=False, metadata={"help": "Let everyone read it, once it is complete."})
-    dry_run: bool = field(default=False, metadata={"help": "Stage and show everything, send nothing."})
+    dry_run: bool = field(default=False, metadata={"help": "Prepare and show everything, send nothing."})
     hub_collection: str | None = field(
         default=None, metadata={"help": "Title of the collection on the Hub that links it with its like."}
     )
@@ -53,57 +53,59 @@ class Part:
 
 
 def publish_part(part: Part, output: Path, stated: Stated, sending: Sending) -> Receipt | None:
-    """Stage a part in `output`/staged, show it, and send it unless this is a dry run.
+    """Prepare a part in `output`/prepared, show it, and send it unless this is a dry run.
 
     Returns:
         What stands on the Hub, as `output`/receipt.json says; None after a dry run.
 
     Raises:
-        InputError: it may not be published as it is (see `stage`).
+        InputError: it may not be published as it is (see `prepare`).
         PublishingError: it was not published; the same call goes on.
     """
     output.mkdir(parents=True, exist_ok=True)
-    staged = stage(part.kind, part.folder, part.repo_id, into=output / "staged", report=part.report, stated=stated)
-    show(staged, sending)
+    prepared = prepare(
+        part.kind, part.folder, part.repo_id, into=output / "prepared", report=part.report, stated=stated
+    )
+    show(prepared, sending)
     if sending.dry_run:
         return None
     try:
-        receipt = send(staged, sending)
+        receipt = send(prepared, sending)
     except PublishingError as error:
-        raise PublishingError(f"{error}. Staged in {staged.folder}; the same command goes on from there") from error
+        raise PublishingError(
+            f"{error}. Prepared in {prepared.folder}; the same command goes on from there"
+        ) from error
     receipt.write(output / RECEIPT_FILE)
     print(f"\n{'published' if receipt.new else 'published before, nothing new'}: {receipt.url}")
     print(f"{receipt.version}, {'private' if receipt.private else 'public'}; {output / RECEIPT_FILE}")
     return receipt
 
 
-def show(staged: Staged, sending: Sending) -> None:
+def show(prepared: Prepared, sending: Sending) -> None:
     """Print what is to be published: every file with its size and hash, in a dry run also the card."""
-    visibility = "public" if sending.public else "private"
-    print(
-        f"{staged.repo_type} {staged.repo_id}, {version_tag(sending.version)}, {visibility}; from {staged.folder}:\n"
-    )
-    for path, sha256 in staged.files.items():
-        print(f"{(staged.folder / path).stat().st_size:>14,} bytes  {sha256}  {path}")
+    tag, visibility = version_tag(sending.version), "public" if sending.public else "private"
+    print(f"{prepared.repo_type} {prepared.repo_id}, {tag}, {visibility}; from {prepared.folder}:\n")
+    for path, sha256 in prepared.files.items():
+        print(f"{(prepared.folder / path).stat().st_size:>14,} bytes  {sha256}  {path}")
     print("\nlint: nothing found that must not be published")
     if sending.dry_run:
-        print(f"\nREADME.md:\n\n{(staged.folder / 'README.md').read_text(encoding='utf-8')}")
+        print(f"\nREADME.md:\n\n{(prepared.folder / 'README.md').read_text(encoding='utf-8')}")
 
 
-def send(staged: Staged, sending: Sending) -> Receipt:
-    """Publish what is staged, and link it."""
+def send(prepared: Prepared, sending: Sending) -> Receipt:
+    """Publish a prepared folder, and link it."""
     receipt = publish(
-        staged.folder,
-        staged.repo_id,
-        kind=staged.kind,
-        repo_type=staged.repo_type,
+        prepared.folder,
+        prepared.repo_id,
+        kind=prepared.kind,
+        repo_type=prepared.repo_type,
         version=sending.version,
         private=not sending.public,
-        checks=partial(check, staged.kind),
+        checks=partial(check, prepared.kind),
         limits=sending.limits,
     )
     if sending.hub_collection:
-        repos = [(staged.repo_id, staged.repo_type)]
+        repos = [(prepared.repo_id, prepared.repo_type)]
         linked = link(sending.hub_collection, repos, private=receipt.private, limits=sending.limits)
         print(f"collection: {linked}")
     return receipt

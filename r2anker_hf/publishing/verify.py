@@ -26,8 +26,8 @@ from ..stage import PROVENANCE_FILE
 from . import calibration, cards, evidence, mixtures
 from .golden import check_golden, check_golden_onnx
 from .lint import Machine, findings
+from .preparing import FORMAT, KINDS, PUBLICATION_FILE, QUOTING
 from .provenance import PINNED, negatives_facts
-from .staging import FORMAT, KINDS, PUBLICATION_FILE, QUOTING
 
 IGNORED = (".gitattributes", ".cache/")  # the Hub's own, and what a download leaves
 

@@ -1,4 +1,4 @@
-"""From a finished folder to a staging folder: everything in it is published, and nothing else."""
+"""From a finished folder to one that may be published as it is: everything in it is sent, and nothing else."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Stated(StatedOfAll):
 
 
 @dataclass(frozen=True)
-class Staged:
+class Prepared:
     """A folder that may be published as it is.
 
     Attributes:
@@ -160,7 +160,7 @@ class Staged:
     files: Mapping[str, str]
 
 
-def stage(
+def prepare(
     kind: str,
     folder: str | os.PathLike,
     repo_id: str,
@@ -168,8 +168,8 @@ def stage(
     into: str | os.PathLike,
     report: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     stated: Stated | None = None,
-) -> Staged:
-    """Stage a finished folder: allowed files alone, rewritten so that they load everywhere, with card and evidence.
+) -> Prepared:
+    """Prepare a finished folder for the Hub: only allowed files, which load everywhere, with card and evidence.
 
     Nothing is sent, and the source folder is only read.
 
@@ -177,13 +177,13 @@ def stage(
         kind: ranker, negatives or retriever.
         folder: what train_ranker.py, mine.py or train_retriever.py (D/D2, say) wrote.
         repo_id: "owner/name" of the repository to be.
-        into: the staging folder, made anew; an earlier staging there is replaced, other files are never touched.
+        into: the prepared folder, made anew; one that was prepared there before is replaced, other files never.
         report: folder that score.py wrote, or several of them, each of another collection or split; without one the
             card of a model says that nothing was measured.
         stated: what no file knows.
 
     Returns:
-        The staged folder and the sha256 of its files.
+        The prepared folder and the sha256 of its files.
 
     Raises:
         InputError: one line that names file and finding: a pickle, a token, a path of this machine or a training row
@@ -200,25 +200,25 @@ def stage(
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     if into.is_dir() and any(into.iterdir()) and not (into / PUBLICATION_FILE).exists():
-        raise InputError(f"{into}: holds other files; give a new folder to stage into")
+        raise InputError(f"{into}: holds other files; give a new folder")
     refuse_pickles(folder)
     partial = into.with_name(f".{into.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         if kind == "negatives":
-            training = _stage_negatives(folder, partial, repo_id, stated)
+            training = _prepare_negatives(folder, partial, repo_id, stated)
         else:
-            training = _stage_model(kind, folder, partial, repo_id, [Path(one) for one in listed(report)], stated)
+            training = _prepare_model(kind, folder, partial, repo_id, [Path(one) for one in listed(report)], stated)
         refuse(findings(partial, this_machine(folder), training, QUOTING.get(kind, ())))
-        _publish(kind, repo_id, partial)
+        _close(kind, repo_id, partial)
         shutil.rmtree(into, ignore_errors=True)
         os.replace(partial, into)
     except InputError as error:  # the publisher knows the file by its place in the source
         raise InputError(str(error).replace(str(partial), str(folder))) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Staged(kind, repo_id, KINDS[kind], into, files_of(into))
+    return Prepared(kind, repo_id, KINDS[kind], into, files_of(into))
 
 
 def listed(value: str | os.PathLike | Sequence[str | os.PathLike] | None) -> list[Any]:
@@ -237,7 +237,7 @@ def files_of(folder: str | os.PathLike) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
 
 
-def _publish(kind: str, repo_id: str, into: Path) -> None:
+def _close(kind: str, repo_id: str, into: Path) -> None:
     """Close the folder with `publication.json`, which lists all other files."""
     content = {
         "format": FORMAT,
@@ -252,7 +252,7 @@ def _publish(kind: str, repo_id: str, into: Path) -> None:
     _write_json(into / PUBLICATION_FILE, content)
 
 
-def _stage_model(
+def _prepare_model(
     kind: str, folder: Path, into: Path, repo_id: str, reports: Sequence[Path], stated: Stated
 ) -> Iterable[str]:
     """Model, evidence, provenance and card; returns the training texts that may not stand in them."""
@@ -400,7 +400,7 @@ def _negatives_of_retriever(config: Mapping[str, Any], folder: Path) -> str:
     return f"{first}, down to rank {config['depth']}"
 
 
-def _stage_negatives(folder: Path, into: Path, repo_id: str, stated: Stated) -> Iterable[str]:
+def _prepare_negatives(folder: Path, into: Path, repo_id: str, stated: Stated) -> Iterable[str]:
     """What the manifest lists, and what is made from it; nothing is left to look for, the rows are the dataset."""
     path = folder / MANIFEST_FILE
     if not path.is_file():

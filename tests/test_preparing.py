@@ -1,4 +1,4 @@
-"""What is staged is whole, public and pinned; a stale figure, an unpinned source or a foreign run is refused."""
+"""What is prepared is whole, public and pinned; a stale figure, an unpinned source or a foreign run is refused."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ import yaml
 from foreign_toy import stack
 from published_toy import run
 
-from r2anker_hf.publishing.staging import Stated, files_of, stage
+from r2anker_hf.publishing.preparing import Stated, files_of, prepare
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
 from r2anker_hf.stage import digest_of
@@ -19,10 +19,10 @@ PLANTED = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ" + "abcdefgh"  # of a token's form
 
 
 @pytest.fixture(scope="module")
-def staged(finished, tmp_path_factory):
-    into = tmp_path_factory.mktemp("staged") / "ranker"
+def prepared(finished, tmp_path_factory):
+    into = tmp_path_factory.mktemp("prepared") / "ranker"
     stated = Stated(language=["en"], watts=100, grams_per_kwh=400, benchmark="owner/bench#reranking")
-    return stage("ranker", finished / "ranker", "me/toy", into=into, report=finished / "report", stated=stated)
+    return prepare("ranker", finished / "ranker", "me/toy", into=into, report=finished / "report", stated=stated)
 
 
 @pytest.fixture
@@ -33,10 +33,12 @@ def copy(finished, tmp_path):
     return tmp_path
 
 
-def restage(copy, measured=True, **options):
+def prepare_again(copy, measured=True, **options):
     options = {"systems": ["ranker"], **options} if measured else options
     report = copy / "report" if measured else None
-    return stage("ranker", copy / "ranker", "me/toy", into=copy / "staged", report=report, stated=Stated(**options))
+    return prepare(
+        "ranker", copy / "ranker", "me/toy", into=copy / "prepared", report=report, stated=Stated(**options)
+    )
 
 
 def edit_json(path, change):
@@ -45,9 +47,9 @@ def edit_json(path, change):
     path.write_text(json.dumps(content))
 
 
-def test_what_is_staged(staged):
-    assert staged.repo_type == "model" and staged.files == files_of(staged.folder)
-    assert set(staged.files) == {
+def test_what_is_prepared(prepared):
+    assert prepared.repo_type == "model" and prepared.files == files_of(prepared.folder)
+    assert set(prepared.files) == {
         *("README.md", "config.json", "config_sentence_transformers.json", "model.safetensors", "tokenizer.json"),
         *("tokenizer_config.json", "provenance.json", "publication.json", "plots/results.png"),
         *("plots/negatives_agreement.png", "plots/negatives_suspects.png", "eval/golden.json", "eval/report.json"),
@@ -56,65 +58,65 @@ def test_what_is_staged(staged):
     }
 
 
-def test_nothing_of_this_machine_is_in_it(staged, finished):
-    for path in staged.folder.rglob("*"):
+def test_nothing_of_this_machine_is_in_it(prepared, finished):
+    for path in prepared.folder.rglob("*"):
         if path.is_file():
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             assert str(finished).encode() not in content and b"/tmp/" not in content, path
 
 
-def test_evidence_is_what_was_measured(staged, finished):
-    report = json.loads((staged.folder / "eval/report.json").read_text())
+def test_evidence_is_what_was_measured(prepared, finished):
+    report = json.loads((prepared.folder / "eval/report.json").read_text())
     assert report["collection"]["name"] == "toy" and report["qrels_file"] == "eval/qrels.txt.gz"
     for system in report["systems"]:
-        packed = gzip.decompress((staged.folder / system["run_file"]).read_bytes())
+        packed = gzip.decompress((prepared.folder / system["run_file"]).read_bytes())
         assert packed == (finished / "test" / system["name"] / "run.trec").read_bytes()
-    lines = gzip.decompress((staged.folder / "eval/qrels.txt.gz").read_bytes()).decode().splitlines()
+    lines = gzip.decompress((prepared.folder / "eval/qrels.txt.gz").read_bytes()).decode().splitlines()
     assert len(lines) == 22 and lines[0].split()[1::2] == ["0", "1"]
-    provenance = json.loads((staged.folder / "provenance.json").read_text())
+    provenance = json.loads((prepared.folder / "provenance.json").read_text())
     assert provenance["systems"] == ["ranker"] and provenance["licence"] == "cc-by-4.0"
     assert (
         provenance["negatives"]["splits"]["train"]["queries"] == 33
         and "suspicious" not in provenance["negatives"]["audit"]
     )
-    entry = yaml.safe_load((staged.folder / ".eval_results/ranker.yaml").read_text())[0]
+    entry = yaml.safe_load((prepared.folder / ".eval_results/ranker.yaml").read_text())[0]
     assert entry["dataset"] == {"id": "owner/bench", "task_id": "reranking"} and "22 queries" in entry["notes"]
 
 
-def test_staging_again_gives_the_same_bytes(staged, finished, tmp_path):
+def test_preparing_again_gives_the_same_bytes(prepared, finished, tmp_path):
     stated = Stated(language=["en"], watts=100, grams_per_kwh=400, benchmark="owner/bench#reranking")
     options = {"report": finished / "report", "stated": stated}
-    again = stage("ranker", finished / "ranker", "me/toy", into=tmp_path / "again", **options)
-    assert again.files == staged.files
+    again = prepare("ranker", finished / "ranker", "me/toy", into=tmp_path / "again", **options)
+    assert again.files == prepared.files
 
 
 def test_other_files_of_the_source_stay_behind(copy):
     (copy / "ranker" / "notes.txt").write_text(PLANTED)
     (copy / "ranker" / "runs").mkdir()
     (copy / "ranker" / "runs" / "events").write_text("x")
-    names = restage(copy, measured=False).files
+    names = prepare_again(copy, measured=False).files
     assert not any("notes" in name or "events" in name or name.endswith("config.yaml") for name in names)
 
 
 def test_a_planted_token_is_refused_and_nothing_is_left(copy):
     edit_json(copy / "ranker" / "config.json", lambda config: config.update(note=PLANTED))
     with pytest.raises(InputError, match="^config.json: holds a Hugging Face token$"):
-        restage(copy, measured=False)
-    assert not (copy / "staged").exists()
+        prepare_again(copy, measured=False)
+    assert not (copy / "prepared").exists()
 
 
 def test_a_planted_pickle_local_path_and_training_row_are_refused(copy):
     (copy / "ranker" / "optimizer.pt").write_bytes(b"x")
     with pytest.raises(InputError, match=r"optimizer.pt: is a pickle .* remove it$"):
-        restage(copy, measured=False)
+        prepare_again(copy, measured=False)
     (copy / "ranker" / "optimizer.pt").unlink()
     edit_json(copy / "ranker" / "config.json", lambda config: config.update(note="/home/ann/model"))
     with pytest.raises(InputError, match="^config.json: holds a local path, '/home/ann/model'$"):
-        restage(copy, measured=False)
+        prepare_again(copy, measured=False)
     row = "Which function of the river returns the file, and not red?"
     edit_json(copy / "ranker" / "config.json", lambda config: config.update(note=row))
     with pytest.raises(InputError, match="^config.json: holds a training row, 'which function of the river"):
-        restage(copy, measured=False)
+        prepare_again(copy, measured=False)
 
 
 def test_a_stale_figure_is_refused(copy):
@@ -125,22 +127,22 @@ def test_a_stale_figure_is_refused(copy):
     with pytest.raises(
         InputError, match=r"report.json: ranker: MRR@10 \(mean\) is stated as \S+, but runs and judgements"
     ):
-        restage(copy)
+        prepare_again(copy)
 
 
 def test_a_run_that_changed_since_is_refused(copy, finished):
     run = Run.read_trec(finished / "test" / "ranker" / "run.trec")
     Run({q: [(d, -s) for d, s in run[q]] for q in run}).write_trec(copy / "run.trec")
     with pytest.raises(InputError, match="run.trec: has changed since .*report.json measured it; score again"):
-        restage(copy, runs={"ranker": str(copy / "run.trec")})
+        prepare_again(copy, runs={"ranker": str(copy / "run.trec")})
 
 
 def test_a_run_of_another_model_is_refused(copy):
     edit_json(copy / "ranker" / "config.json", lambda config: config.update(layer_norm_eps=1e-5))
     with pytest.raises(InputError, match="run.trec: was made by another model than .*ranker, or files there changed"):
-        restage(copy)
+        prepare_again(copy)
     with pytest.raises(InputError, match=r"made none of the report's runs \(bm25, dense, ranker\)"):
-        restage(copy, systems=[])
+        prepare_again(copy, systems=[])
 
 
 @pytest.mark.parametrize(
@@ -152,14 +154,14 @@ def test_an_unpinned_source_is_refused(what, reference, option, copy):
     with pytest.raises(
         InputError, match=f"provenance.json: {reference} is not pinned to a commit; give {option} owner"
     ):
-        restage(copy)
+        prepare_again(copy)
 
 
 def test_a_base_model_on_the_hub_is_named_with_its_commit(copy):
-    card = (restage(copy, base_model=f"owner/base@{COMMIT}").folder / "README.md").read_text()
+    card = (prepare_again(copy, base_model=f"owner/base@{COMMIT}").folder / "README.md").read_text()
     assert "base_model: owner/base\n" in card and "[owner/base](https://huggingface.co/owner/base)" in card
     with pytest.raises(InputError, match="base_model: owner/base is not pinned to a commit"):
-        restage(copy, base_model="owner/base")
+        prepare_again(copy, base_model="owner/base")
 
 
 def test_a_ranker_names_its_teacher_by_id_and_revision(finished, tiny_model, tmp_path):
@@ -174,7 +176,7 @@ def test_a_ranker_names_its_teacher_by_id_and_revision(finished, tiny_model, tmp
     ):
         if stated:
             taught_by(taught, tmp_path / "ranker", stated)
-        folder = stage("ranker", tmp_path / "ranker", "me/toy", into=tmp_path / f"staged{number}").folder
+        folder = prepare("ranker", tmp_path / "ranker", "me/toy", into=tmp_path / f"prepared{number}").folder
         record = json.loads((folder / "provenance.json").read_text())
         assert record["teachers"] == [expected] and record["stages"][-1]["settings"]["teacher_ranking"] == "teacher"
         settings = record["negatives"]["splits"]["train"]["rankings"]["teacher"]["settings"]
@@ -182,11 +184,11 @@ def test_a_ranker_names_its_teacher_by_id_and_revision(finished, tiny_model, tmp
         assert f"the scores of {expected['name']} ({expected['revision'][:12]}" in (folder / "README.md").read_text()
     taught_by(taught, tmp_path / "ranker", "owner/big@main")
     with pytest.raises(InputError, match="of a ranker that is not pinned .owner/big@main.; teach with --ranker_rev"):
-        stage("ranker", tmp_path / "ranker", "me/toy", into=tmp_path / "refused")
+        prepare("ranker", tmp_path / "ranker", "me/toy", into=tmp_path / "refused")
     with pytest.raises(
         InputError, match="ranking teacher: owner/big@main is not pinned; teach with --ranker_revision"
     ):
-        stage("negatives", taught, "me/toy", into=tmp_path / "refused")
+        prepare("negatives", taught, "me/toy", into=tmp_path / "refused")
 
 
 def taught_by(taught, ranker, stated):
@@ -206,43 +208,43 @@ def test_changed_negatives_and_clashing_licences_are_refused(copy, finished):
         edit_json(negatives / "manifest.json", lambda manifest: manifest.update(licence="cc-by-nc-4.0"))
         digest = digest_of(negatives)
         edit_json(copy / "ranker" / "provenance.json", lambda record: record["inputs"].update(negatives=digest))
-        restage(copy, negatives=str(negatives), licence="mit")
+        prepare_again(copy, negatives=str(negatives), licence="mit")
     (negatives / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match="negatives: has changed since .*ranker was trained on it"):
-        restage(copy, negatives=str(negatives))
+        prepare_again(copy, negatives=str(negatives))
 
 
 def test_judgements_by_reference_need_a_pinned_collection(copy):
     with pytest.raises(InputError, match="reference needs a collection on the Hub at a commit, but it is toy@sha256"):
-        restage(copy, judgements="reference")
-    staged = restage(copy, judgements="reference", collection=f"owner/toy@{COMMIT}")
-    assert "eval/qrels.txt.gz" not in staged.files
-    stated = json.loads((staged.folder / "eval/judgements.json").read_text())
+        prepare_again(copy, judgements="reference")
+    prepared = prepare_again(copy, judgements="reference", collection=f"owner/toy@{COMMIT}")
+    assert "eval/qrels.txt.gz" not in prepared.files
+    stated = json.loads((prepared.folder / "eval/judgements.json").read_text())
     assert stated["collection"] == f"owner/toy@{COMMIT}" and stated["file"] is None and len(stated["sha256"]) == 64
 
 
 def test_negatives_are_what_their_manifest_lists(finished, tmp_path):
-    staged = stage("negatives", finished / "negatives", "me/toy-negatives", into=tmp_path / "n")
+    prepared = prepare("negatives", finished / "negatives", "me/toy-negatives", into=tmp_path / "n")
     listed = json.loads((tmp_path / "n" / "manifest.json").read_text())["files"]
     made = {"README.md", "manifest.json", "audit.json", "provenance.json", "publication.json"}
     made |= {f"plots/{name}.png" for name in ("agreement", "overlap", "positives", "suspects")}
-    assert set(staged.files) == {*listed, *made} and staged.repo_type == "dataset"
+    assert set(prepared.files) == {*listed, *made} and prepared.repo_type == "dataset"
     with pytest.raises(InputError, match="licence mit: clashes with cc-by-sa-4.0"):
         path = shutil.copytree(finished / "negatives", tmp_path / "sa")
         edit_json(path / "manifest.json", lambda manifest: manifest.update(licence="cc-by-sa-4.0"))
-        stage("negatives", path, "me/x", into=tmp_path / "x", stated=Stated(licence="mit"))
+        prepare("negatives", path, "me/x", into=tmp_path / "x", stated=Stated(licence="mit"))
 
 
 def test_negatives_that_changed_or_are_unpinned_are_refused(finished, tmp_path):
     path = shutil.copytree(finished / "negatives", tmp_path / "negatives")
     edit_json(path / "manifest.json", lambda manifest: manifest["collection"].update(revision="main"))
     with pytest.raises(InputError, match="manifest.json: collection at main is not pinned to a commit"):
-        stage("negatives", path, "me/x", into=tmp_path / "x")
+        prepare("negatives", path, "me/x", into=tmp_path / "x")
     shard = next((path / "candidates").iterdir())
     shard.write_bytes(shard.read_bytes() + b" ")
     edit_json(path / "manifest.json", lambda manifest: manifest["collection"].update(revision=COMMIT))
     with pytest.raises(InputError, match="parquet: is not the file that manifest.json lists; mine again"):
-        stage("negatives", path, "me/x", into=tmp_path / "x")
+        prepare("negatives", path, "me/x", into=tmp_path / "x")
 
 
 def test_arguments_that_make_no_sense(finished, tmp_path):
@@ -252,10 +254,10 @@ def test_arguments_that_make_no_sense(finished, tmp_path):
         (("ranker", finished / "ranker", "x"), "a", "repo_id is 'x', but a repository is called owner/name"),
         (("ranker", finished / "nowhere", "me/x"), "a", "nowhere: no such folder"),
         (("ranker", finished / "toy", "me/x"), "a", "provenance.json: no such file; give the folder that a recipe"),
-        (("ranker", finished / "ranker", "me/x"), ".", "holds other files; give a new folder to stage into"),
+        (("ranker", finished / "ranker", "me/x"), ".", "holds other files; give a new folder"),
     ):
         with pytest.raises(InputError, match=reason):
-            stage(*arguments, into=tmp_path / into)
+            prepare(*arguments, into=tmp_path / into)
     assert (tmp_path / "mine.txt").read_text() == "mine"
     with pytest.raises(InputError, match="benchmark is 'owner/bench', but is written owner/name#task_id"):
         Stated(benchmark="owner/bench")

@@ -8,12 +8,13 @@ import sys
 import pytest
 import yaml
 from browser import needs_browser, seen
-from published_toy import arguments, recipe, write_collection
+from published_toy import RECIPES, arguments, recipe, write_collection
 
 from r2anker_hf import cli
-from r2anker_hf.config import parse_config
+from r2anker_hf.config import configs_of, parse_config
 from r2anker_hf.evaluation.evaluation import Settings
 from r2anker_hf.evaluation.study import ALL, detectable_difference, make_table, query_means
+from r2anker_hf.evaluation.study_plan import Plan, Study
 from r2anker_hf.records import InputError
 
 QUERIES = [f"q{number}" for number in range(8)]
@@ -81,20 +82,26 @@ def test_query_means_hold_every_query_once():
     assert query_means({"bm25": values(0.2, 0.4)})[ALL] == dict.fromkeys(QUERIES, pytest.approx(0.3))
 
 
+RETRIEVER = {"retriever": "dense", "stages": 1, "num_negatives": 1, "per_device_train_batch_size": 4}
+RETRIEVER |= {"num_train_epochs": 1, "max_queries": 4, "max_length": 32}
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory, tiny_model):
-    """The YAML of a study with two rows that learn, one that does not, two seeds and three first stages."""
+    """The YAML of a study: rows that learn, are taught by another, or do not learn; two seeds, three first stages."""
     folder = tmp_path_factory.mktemp("study")
     write_collection(folder / "toy")
-    options = {"max_steps": 1, "num_negatives": 2, "per_device_train_batch_size": 2, "max_length": 32, "use_cpu": True}
+    options = {"max_steps": 1, "num_negatives": 2, "per_device_train_batch_size": 2, "max_length": 32}
     written = {
         "collections": {"toy": {"collection": str(folder / "toy"), "dev": None}},
-        "retrievers": {"bm25": {"depth": 20}, "dense": {"retriever": "dense", "model": str(tiny_model), "depth": 20}},
+        "trained": {"own": {**RETRIEVER, "model": str(tiny_model)}},
+        "retrievers": {"bm25": {"depth": 20}, "dense": {"trained": "own/D1", "depth": 20}},
         "first_stages": ["bm25", "fused"],
-        "rankers": {"bm25": {"retrievers": ["bm25"]}, "joint": {}},
+        "rankers": {"bm25": {"retrievers": ["bm25"]}, "joint": {}, "taught": {"taught_by": "bm25"}},
         "rerankers": {"untrained": str(tiny_model), "dense": "dense"},
         "reference": "bm25",
         "seeds": [1, 2],
+        "train_queries": 6,
         "mine": {"depth": 10, "audit_queries": 0},
         "train": {**options, "model": str(tiny_model), "mixed_precision": "no", "report_to": "none"},
         "rerank": {"depth": 5},
@@ -133,9 +140,12 @@ def finished(toy, tmp_path_factory):
 def test_every_stage_is_done_once_and_leaves_an_ordinary_folder(finished):
     folder, done = finished
     recipes = [words[1].rpartition("/")[2] for words in done]
-    # 2 retrievers x 2 splits; fused test and train; 1 set of candidates; 2 rows x 2 seeds; 6 rankers x 2 first stages
-    counts = {"retrieve.py": 4, "fuse.py": 2, "mine.py": 1, "train_ranker.py": 4, "rerank.py": 12}
+    # 2 retrievers x 2 splits; fused test and train; 1 set of candidates; 2 rows x 2 seeds; 1 teacher x 2 seeds
+    # for 1 more row; 8 rankers x 2 first stages x 2 splits
+    counts = {"train_retriever.py": 1, "retrieve.py": 4, "fuse.py": 2, "mine.py": 1, "train_ranker.py": 6}
+    counts |= {"teach.py": 2, "rerank.py": 32}
     assert {name: recipes.count(name) for name in dict.fromkeys(recipes)} == counts
+    assert sum("--scored" in words for words in done) == 16  # over the second first stage
     assert all((folder / words[-1] / "provenance.json").is_file() for words in done)
     commands = (folder / "tables/commands.txt").read_text().splitlines()
     assert len(commands) == len(done) and all(line.startswith("python recipes/") for line in commands)
@@ -150,6 +160,32 @@ def test_rows_draw_from_the_retrievers_that_they_name(finished):
     assert told == {"bm25": ["bm25"], "joint": []}  # [] draws from all
 
 
+def test_a_row_is_taught_by_the_ranker_of_its_own_seed(finished):
+    folder, _ = finished
+    for seed in (1, 2):
+        told = yaml.safe_load((folder / f"toy/rankers/taught.{seed}/config.yaml").read_text())
+        assert (told["policy"], told["negatives_ranking"]) == ("redistributed", "bm25")
+        assert told["negatives"] == [str(folder / f"toy/taught/bm25.{seed}")]
+        teaching = yaml.safe_load((folder / f"toy/taught/bm25.{seed}/config.yaml").read_text())
+        assert teaching["ranker"] == str(folder / f"toy/rankers/bm25.{seed}")
+
+
+def test_what_a_ranker_loses_from_its_own_queries_to_others_is_told(finished):
+    folder, _ = finished
+    whole = json.loads((folder / "tables/study.json").read_text())
+    assert list(whole["tables"]) == ["toy", "toy.train"] and whole["tables"]["toy.train"][0]["queries"] == 6
+    (gap,) = (gap for gap in whole["gaps"] if gap["measure"] == "MRR@10")
+    means = {
+        name: {row["name"]: row["columns"]["fused"]["mean"] for row in table["rows"]}
+        for name, tables in whole["tables"].items()
+        for table in tables
+        if table["measure"] == "MRR@10"
+    }
+    for row in ("bm25", "joint", "taught"):
+        assert gap["rows"][row]["fused"] == [means["toy.train"][row], means["toy"][row]]
+    assert "MRR@10: queries learned from, and others" in (folder / "tables/study.md").read_text()
+
+
 def test_the_tables_hold_every_row_and_their_figures_agree(finished):
     folder, _ = finished
     whole = json.loads((folder / "tables/study.json").read_text())
@@ -159,6 +195,7 @@ def test_the_tables_hold_every_row_and_their_figures_agree(finished):
     assert [(row["name"], row["seeds"]) for row in table["rows"]] == [
         ("bm25", 2),
         ("joint", 2),
+        ("taught", 2),
         ("dense", 1),
         ("untrained", 1),
     ]
@@ -173,17 +210,17 @@ def test_a_finished_study_does_nothing_twice_and_a_grown_one_only_what_is_new(to
     folder, _ = finished
     path, written = toy
     assert study(path, folder) == []
+    less = {"rerankers": {}, "first_stages": ["bm25"], "train_queries": 0, "rankers": {"bm25": {}, "joint": {}}}
     grown = tmp_path / "study.yaml"
-    grown.write_text(yaml.safe_dump({**written, "rerankers": {}, "seeds": [1, 2, 3], "first_stages": ["bm25"]}))
-    planned = recipe("study")
-    tasks = planned._tasks(planned.Plan(planned.Study.read(str(grown)), folder).layers())
+    grown.write_text(yaml.safe_dump({**written, **less, "seeds": [1, 2, 3]}))
+    tasks = Plan(Study.read(str(grown)), folder).tasks()
     assert [task.folder.name for task in tasks if not task.done] == ["bm25.3", "joint.3", "bm25.3", "joint.3"]
 
 
 def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, capsys):
     assert study(toy[0], tmp_path / "out", dry_run="true") == [] and not (tmp_path / "out").exists()
     printed = capsys.readouterr().out
-    assert printed.count("python recipes/train_ranker.py") == 4 and "rerank: 12 to do, 0 done" in printed
+    assert printed.count("python recipes/train_ranker.py") == 6 and "rerank: 32 to do, 0 done" in printed
 
 
 @pytest.mark.parametrize(
@@ -191,7 +228,10 @@ def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, cap
     [
         ({"rankers": {"a": {"retrievers": ["xyz"]}}}, "rankers: a draws from 'xyz'; there are bm25, dense"),
         ({"first_stages": ["xyz"]}, "first_stages: 'xyz' is no retriever; choose among bm25, dense, fused"),
-        ({"reference": "xyz"}, "reference: 'xyz' is no ranker; choose among bm25, joint, dense, untrained"),
+        ({"reference": "xyz"}, "reference: 'xyz' is no ranker; choose among bm25, joint, taught, dense, untrained"),
+        ({"retrievers": {"bm25": {}, "D2": {"trained": "x/D2"}}}, "D2 takes 'x/D2'; there is own/D2"),
+        ({"retrievers": {"D2": {"trained": "x/D2"}}, "trained": {}}, "there is nothing: add the section trained"),
+        ({"rankers": {"bm25": {}, "a": {"taught_by": "a"}}}, "rankers: a is taught by 'a'; choose among bm25"),
         ({"rerankers": {"joint": "M"}}, "share a name"),
         ({"rerankers": {"x": "bm25"}}, "rerankers: x is 'bm25', which has no model that could rerank"),
         ({"collections": {"toy": {}}}, "toy says no collection"),
@@ -204,14 +244,25 @@ def test_a_study_that_does_not_resolve_is_refused_with_its_file(toy, tmp_path, c
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({**toy[1], **change}))
     with pytest.raises(InputError, match=told) as error:
-        recipe("study").Study.read(str(path))
+        Study.read(str(path))
     assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("studies/*.yaml")), ids=lambda path: path.name)
+def test_a_study_of_ours_resolves_and_its_published_figures_have_their_cells(path):
+    study = Study.read(str(path))
+    assert set(study.published) <= {*study.rankers, *study.rerankers}
+    assert all(set(columns) <= set(study.first_stages) for columns in study.published.values())
+    plan = Plan(study, path.parent)
+    for task in plan.tasks():  # every option is one of its recipe's, and has a value that it takes
+        module = recipe(task.recipe)
+        parse_config(*configs_of(module.main), args=task.command()[2:])
 
 
 def test_a_stage_that_fails_ends_the_study_with_its_command(toy, tmp_path):
     module = recipe("study")
     module.exit_code = lambda words: 2
-    with pytest.raises(InputError, match=r"exit code 2: python recipes/retrieve.py --collection"):
+    with pytest.raises(InputError, match=r"exit code 2: python recipes/train_retriever.py --collection"):
         module.main(
             *parse_config(module.StudyConfig, args=arguments(study=toy[0], output_dir=tmp_path / "out", jobs=2))
         )
@@ -234,7 +285,7 @@ def test_the_page_sorts_its_tables(finished, tmp_path):
     shown = seen(folder / "tables/study.html", tmp_path, click)
     rows = re.findall(r"<tr>.*?</tr>", shown[shown.index("<tbody>") : shown.index("</tbody>")], re.DOTALL)
     values = [float(re.findall(r'data-value="([^"]*)"', row)[-4]) for row in rows]
-    assert len(values) == 5 and values == sorted(values, reverse=True) and len(set(values)) > 1
+    assert len(values) == 6 and values == sorted(values, reverse=True) and len(set(values)) > 1
 
 
 def test_a_text_cannot_leave_the_script_that_holds_it():

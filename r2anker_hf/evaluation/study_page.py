@@ -23,7 +23,7 @@ TOP = 3  # documents shown per query and system
 
 
 class Measured(NamedTuple):
-    """One collection of a study.
+    """One split of a study's collections.
 
     Attributes:
         name: in the study.
@@ -34,6 +34,7 @@ class Measured(NamedTuple):
         values: measure -> row -> first stage -> query id -> mean over the seeds.
         qrels: the judgements.
         texts: has `query` and `document`, each a function of an id, as `report.Texts`.
+        unseen: of training queries, the name of the split that no ranker learned from.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Measured(NamedTuple):
     values: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
     qrels: Qrels
     texts: Any
+    unseen: str | None = None
 
 
 def write_study(
@@ -59,13 +61,14 @@ def write_study(
     view = {
         "collections": [_view(one) for one in collections],
         "published": published or {},
+        "gaps": gaps(collections),
         "alpha": ALPHA,
         "ALL": ALL,
     }
     whole: dict[str, Any] = {
         "tables": {one.name: [dataclasses.asdict(table) for table in one.tables] for one in collections}
     }
-    whole |= {"free": {one.name: one.free for one in collections}, "published": published or {}}
+    whole |= {"free": {one.name: one.free for one in collections}, "published": published or {}, "gaps": view["gaps"]}
     data = {one.name: _data(one) for one in collections}
     templates = _templates()
     written = {
@@ -75,6 +78,23 @@ def write_study(
     }
     for name, text in written.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def gaps(collections: Sequence[Measured]) -> list[dict[str, Any]]:
+    """What each ranker loses from the queries that it learned from to others (R2ANKER, Table 6)."""
+    by_name = {one.name: {table.measure: table for table in one.tables} for one in collections}
+    found = []
+    for one in collections:
+        for table in one.tables if one.unseen else ():
+            others = {row.name: row for row in by_name[str(one.unseen)][table.measure].rows}
+            rows = [(row.name, _spreads(row), _spreads(others[row.name])) for row in table.rows if row.name in others]
+            columns = [*table.first_stages, ALL]
+            values = {
+                name: {column: (seen[column].mean, unseen[column].mean) for column in columns}
+                for name, seen, unseen in rows
+            }
+            found.append({"collection": one.unseen, "measure": table.measure, "rows": values})
+    return found
 
 
 def _templates() -> Any:

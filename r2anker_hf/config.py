@@ -276,6 +276,9 @@ class _Parser(ArgumentParser):
             off = dict.fromkeys([f"--no_{field.name}", f"--no-{field.name.replace('_', '-')}"])
             self.add_argument(*off, action="store_false", dest=field.name, help=told)
 
+    def _check_value(self, action: Action, value: Any) -> None:
+        """argparse looks at choices before a former value is one of today; `_Store` looks afterwards."""
+
     def use_file(self, path: str) -> None:
         """Take a file's values as defaults, so that an option which it gives is no longer required."""
         hints = {name: hint for config in self.configs for name, hint in get_type_hints(config).items()}
@@ -331,6 +334,8 @@ class _Store(Action):
         if name != self.dest:
             _tell_new_name(option_string, self.option_strings[0])
             values = _value_of_today(self.metadata, name, values)
+        for value in values if isinstance(values, list) else [values]:
+            ArgumentParser._check_value(parser, self, value)
         setattr(namespace, self.dest, values)
 
 

@@ -70,7 +70,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("depth", "constraint_depth", "dev_depth", "rank_from", "rank_to", "num_negatives"), COUNT),
     **dict.fromkeys(("queries", "max_queries", "passages", "sizes", "pairs", "tokens", "steps", "rounds"), COUNT),
     **dict.fromkeys(
-        ("max_length", "max_query_length", "decoder_layers", "stages", "fresh", "resamples", "jobs"), COUNT
+        ("max_length", "max_query_length", "decoder_layers", "repeats", "fresh", "resamples", "jobs"), COUNT
     ),
     "passages": COUNT,
     "examples": COUNT_OR_NONE,

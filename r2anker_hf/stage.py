@@ -29,8 +29,8 @@ from .revisions import commit_of
 Config = TypeVar("Config")
 
 PROVENANCE_FILE = "provenance.json"
-TRAINING_FILE = "training_stage.json"
-"""In a model's folder inside a stage's: which of that stage's trainings it comes from."""
+ROUND_FILE = "training_round.json"
+"""In a retriever's folder inside a stage's: which round of that stage's training it comes from."""
 HASHED_UP_TO = 16 * 2**20
 """Bytes of a written file up to which a later launch compares its hash; of larger ones the size."""
 PACKAGES = (

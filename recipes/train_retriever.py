@@ -2,8 +2,8 @@
 
     accelerate launch recipes/train_retriever.py --collection C --retriever dense|splade --model M --output_dir D
 
-D/D1 and D/D2 (dense), or D/L1 and D/L2 (SPLADE), are folders that sentence-transformers and retrieve.py load. Stage 1
-starts from M, and stage 2 goes on from stage 1 (4.2). Minutes for a few thousand queries on two CPU cores; a killed
+D/D1 and D/D2 (dense), or D/L1 and D/L2 (SPLADE), are folders that sentence-transformers and retrieve.py load. Round 1
+starts from M, and round 2 goes on from round 1 (4.2). Minutes for a few thousand queries on two CPU cores; a killed
 training goes on.
 """
 
@@ -22,7 +22,7 @@ from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import run_recipe
 from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.negatives.candidates import load_candidates, mine
-from r2anker_hf.retrievers.options import RetrieverTraining
+from r2anker_hf.retrievers.options import RetrieverTraining, Rounds
 from r2anker_hf.retrievers.parts import search_in_parts
 from r2anker_hf.run import RunFile
 from r2anker_hf.stage import pinned, run_stage
@@ -34,14 +34,10 @@ LETTERS = {"dense": "D", "splade": "L"}
 
 
 @dataclass
-class TwoStageConfig(CollectionOptions):
+class RetrieverConfig(Rounds, CollectionOptions):
     output_dir: str = field(metadata={"help": "New folder for the models and their runs over the training queries."})
-    model: str = field(metadata={"help": "Encoder that stage 1 starts from: a folder or Hub id."})
+    model: str = field(metadata={"help": "Encoder that round 1 starts from: a folder or Hub id."})
     retriever: Literal["dense", "splade"] = field(default="dense", metadata={"help": "What is trained."})
-    stages: int = field(default=2, metadata={"help": "1 ends with D1 or L1."})
-    stage2_from: Literal["stage1", "base"] = field(
-        default="stage1", metadata={"help": "Stage 2 goes on from stage 1 (4.2), or starts from the base model again."}
-    )
     negatives: str | None = field(
         default=None, metadata={"help": "Candidates (mine.py) in place of BM25's top documents."}
     )
@@ -51,10 +47,10 @@ class TwoStageConfig(CollectionOptions):
     max_queries: int | None = field(
         default=None, metadata={"help": "Train on so many queries, evenly spaced, where time is short."}
     )
-    encode_batch_size: int = field(default=64, metadata={"help": "Texts encoded at once between the stages."})
+    encode_batch_size: int = field(default=64, metadata={"help": "Texts encoded at once between two rounds."})
 
 
-def main(config: TwoStageConfig, training: RetrieverTraining) -> None:
+def main(config: RetrieverConfig, training: RetrieverTraining) -> None:
     collection = config.load(config.split)
     if config.max_queries:
         queries = list(collection.queries.items())
@@ -62,30 +58,30 @@ def main(config: TwoStageConfig, training: RetrieverTraining) -> None:
         collection = replace(collection, queries=dict(queries[place] for place in chosen))
     config, models = pinned(config, model="model", negatives="dataset")
     inputs = {"collection": f"{collection.name}@{collection.revision}", **models}
-    work, scratch = partial(two_stages, config, training, collection), ("checkpoints-*", "tuples-*", "index-*")
+    work, scratch = partial(in_rounds, config, training, collection), ("checkpoints-*", "tuples-*", "index-*")
     run_stage((config, training), config.output_dir, inputs, work, scratch=scratch)
 
 
-def two_stages(config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path) -> None:
-    """The first stage on given negatives, the second on those and on what the first one's retriever mistakes."""
+def in_rounds(config: RetrieverConfig, training: RetrieverTraining, collection: Collection, folder: Path) -> None:
+    """Round 1 on given negatives, each later one on those and on what the retriever before it mistakes."""
     from r2anker_hf.retrievers.training import starting_model
 
     start = starting_model(
         config.retriever, config.model, config.model_revision, training, collection.corpus, target=folder / "L0"
     )
     rows = partial(first_rows, config, collection, folder)
-    names = [f"{LETTERS[config.retriever]}{number}" for number in range(1, config.stages + 1)]
+    names = [f"{LETTERS[config.retriever]}{number}" for number in range(1, config.rounds + 1)]
     for number, name in enumerate(names, start=1):
         if not (folder / name).exists():
-            train_stage(config, training, collection, start, rows(), folder / name, number)
+            train_round(config, training, collection, start, rows(), folder / name, number)
         if number < len(names):
             own = own_run(config, training, collection, folder, name)
             rows = partial(with_list, rows, name, own)
-            start = folder / name if config.stage2_from == "stage1" else start
+            start = folder / name if config.round2_from == "round1" else start
 
 
-def train_stage(
-    config: TwoStageConfig,
+def train_round(
+    config: RetrieverConfig,
     training: RetrieverTraining,
     collection: Collection,
     start: str | os.PathLike,
@@ -93,7 +89,7 @@ def train_stage(
     target: Path,
     number: int,
 ) -> None:
-    """Training `number`, from 1, begun at `start` and saved as `target`, which says its number."""
+    """Round `number`, from 1, begun at `start` and saved as `target`, which says its number."""
     from accelerate import PartialState
     from datasets import Dataset
 
@@ -115,8 +111,8 @@ def train_stage(
     state.wait_for_everyone()
 
 
-def first_rows(config: TwoStageConfig, collection: Collection, folder: Path) -> Iterator[Mapping[str, Any]]:
-    """Candidates of the first stage: the given ones, or what BM25 ranks for the training queries."""
+def first_rows(config: RetrieverConfig, collection: Collection, folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Candidates of round 1: the given ones, or what BM25 ranks for the training queries."""
     if config.negatives:
         rows = load_candidates(config.negatives, config.split, config.negatives_revision).rows
         return (row for row in rows if row["query_id"] in collection.queries)
@@ -127,9 +123,9 @@ def first_rows(config: TwoStageConfig, collection: Collection, folder: Path) -> 
 
 
 def own_run(
-    config: TwoStageConfig, training: RetrieverTraining, collection: Collection, folder: Path, name: str
+    config: RetrieverConfig, training: RetrieverTraining, collection: Collection, folder: Path, name: str
 ) -> RunFile:
-    """What the first stage's retriever finds for the training queries."""
+    """What the retriever of a round finds for the training queries."""
     from accelerate import PartialState
 
     from r2anker_hf.retrievers.dense import DenseRetriever

@@ -143,6 +143,23 @@ def test_a_former_value_is_that_of_today_where_the_name_is_a_former_one(former, 
     assert parse_config(RenamedValues, args=["--computed_in", "true"]) == (RenamedValues("true"),)
 
 
+@dataclasses.dataclass
+class RenamedChoice:
+    starts_from: Literal["round1", "base"] = dataclasses.field(
+        default="round1", metadata={"formerly": {"stage2_from": {"stage1": "round1"}}}
+    )
+
+
+def test_a_former_choice_is_one_of_today_only_under_the_former_name(yaml_file):
+    for args in (["--stage2_from", "stage1"], ["--config", yaml_file("stage2_from: stage1\n")]):
+        assert parse_config(RenamedChoice, args=args) == (RenamedChoice("round1"),)
+    for name in ("starts_from", "stage2_from"):
+        with pytest.raises(InputError, match="invalid choice: 'stage3' .choose from 'round1', 'base'"):
+            parse_config(RenamedChoice, args=[f"--{name}", "stage3"])
+    with pytest.raises(InputError, match="invalid choice: 'stage1'"):
+        parse_config(RenamedChoice, args=["--starts_from", "stage1"])
+
+
 def test_a_renamed_mapping_too(capsys):
     shares = dataclasses.field(default_factory=dict, metadata={"formerly": "parts"})
     config = dataclasses.make_dataclass("Renamed", [("shares", dict[str, float], shares)])

@@ -77,6 +77,9 @@ FORMER = {
         },
         {"loss": "contrastive", "temperature": 0.05},
     ),
+    "a retriever of one round": ({"retriever": "dense", "stages": 1}, {"retriever": "dense", "rounds": 1}),
+    "a retriever from the model of round 1": ({"stage2_from": "stage1"}, {}),
+    "a retriever from the base model again": ({"stage2_from": "base"}, {"round2_from": "base"}),
     "a retriever": (
         {"head_steps": 300, "temperature": 0.05, "bf16": False},
         {"head_steps": 300, "temperature": 0.05, "mixed_precision": "no"},

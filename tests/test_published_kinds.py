@@ -10,7 +10,7 @@ from r2anker_hf.publishing.golden import load_retriever, score_ranker, score_ret
 from r2anker_hf.publishing.preparing import Stated, prepare
 from r2anker_hf.publishing.verify import check_folder
 from r2anker_hf.records import InputError
-from r2anker_hf.stage import TRAINING_FILE
+from r2anker_hf.stage import ROUND_FILE
 
 SHORT = {
     "num_negatives": 2,
@@ -50,7 +50,7 @@ def kinds(finished, tiny_model, tmp_path_factory):
             "max_queries": 8,
             "head_steps": 2,
         }
-        run("train_retriever", "TwoStageConfig RetrieverTraining", **own, **SHORT, output_dir=out / retriever)
+        run("train_retriever", "RetrieverConfig RetrieverTraining", **own, **SHORT, output_dir=out / retriever)
     plain = {"use_cpu": "true", "mixed_precision": "no", "report_to": "none", "max_length": 32, "max_steps": 1}
     pretraining = {"collection": collection, "model": tiny_model, **plain, "output_dir": out / "pretrained"}
     run("pretrain", "EncoderConfig PretrainingOptions", **pretraining)
@@ -112,12 +112,12 @@ def test_a_contrastive_student_names_no_teacher(kinds, tmp_path):
     assert "It learned the judgements only" in (folder / "README.md").read_text()
 
 
-def test_the_stage_says_which_negatives_and_not_the_folder_s_name(kinds, tmp_path):
+def test_the_round_says_which_negatives_and_not_the_folder_s_name(kinds, tmp_path):
     told = {}
     for name in ("D1", "D2"):
         folder = prepared(kinds, f"dense/{name}", "retriever", tmp_path / name)
         told[name] = json.loads((folder / "provenance.json").read_text())["trained_on"]
-    assert "of the stage before it" in told["D2"] and "of the stage before it" not in told["D1"]
+    assert "of the round before it" in told["D2"] and "of the round before it" not in told["D1"]
     copy = tmp_path / "copy"
     shutil.copytree(kinds / "dense", copy)
     (copy / "D2").rename(copy / "best")
@@ -125,9 +125,12 @@ def test_the_stage_says_which_negatives_and_not_the_folder_s_name(kinds, tmp_pat
         told["D2"]
         == json.loads((prepared(copy, "best", "retriever", tmp_path) / "provenance.json").read_text())["trained_on"]
     )
-    (copy / "best" / TRAINING_FILE).unlink()
-    with pytest.raises(InputError, match=f"{TRAINING_FILE}: no such file"):
+    (copy / "best" / ROUND_FILE).unlink()
+    with pytest.raises(InputError, match=f"{ROUND_FILE}: no such file"):
         prepared(copy, "best", "retriever", tmp_path)
+    (copy / "best" / "training_stage.json").write_text('{"stage": 2}')  # as it was called before
+    folder = prepared(copy, "best", "retriever", tmp_path)
+    assert json.loads((folder / "provenance.json").read_text())["trained_on"] == told["D2"]
 
 
 def edit(folder, change):

@@ -17,6 +17,7 @@ from scripts import script
 from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.config import parse_config
 from r2anker_hf.evaluation.measures import evaluate_run, means
+from r2anker_hf.evaluation.study_plan import TAUGHT_BY
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.suspects import with_suspects
 from r2anker_hf.rankers.agreement import agreement
@@ -198,7 +199,7 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("retriever, names", [("dense", ["D1", "D2"]), ("splade", ["L0", "L1", "L2"])])
-def test_a_retriever_is_trained_in_two_stages_and_retrieves(retriever, names, tiny_model, tmp_path):
+def test_a_retriever_is_trained_in_two_rounds_and_retrieves(retriever, names, tiny_model, tmp_path):
     sizes = "passages=60 test=20 dev=10"
     training = "--mixed_precision no --max_length 32 --num_train_epochs 1 --num_negatives 1 --head_steps 5"
     common = ["--collection", "apidocs", "--retriever", retriever, *training.split()]
@@ -239,22 +240,22 @@ def mined(folder, tiny_model):
     return collection
 
 
-@pytest.mark.parametrize("stage2_from", ["stage1", "base"])
-def test_stage_2_starts_where_it_is_told(stage2_from, toy, tiny_model, tmp_path):
-    """By default from stage 1, as in 4.2; a training by hand from there gives the same weights."""
+@pytest.mark.parametrize("round2_from", ["round1", "base"])
+def test_round_2_starts_where_it_is_told(round2_from, toy, tiny_model, tmp_path):
+    """By default from round 1, as in 4.2; a training by hand from there gives the same weights."""
     folder, collection = toy
     module, out = recipe("train_retriever"), tmp_path / "out"
     options = [*collection, "--model", tiny_model, "--negatives", folder / "negatives", "--num_train_epochs", 1]
     options += ["--max_length", 16, "--num_negatives", 1, "--learning_rate", 1e-3, "--mixed_precision", "no"]
-    options += ["--output_dir", out] + (["--stage2_from", "base"] if stage2_from == "base" else [])
+    options += ["--output_dir", out] + (["--round2_from", "base"] if round2_from == "base" else [])
     run_here("train_retriever", *options)
     config, training = parse_config(*configs("train_retriever"), args=[str(option) for option in options])
     passages = load_collection("apidocs", "train", passages=60, test=12, dev=4)
     rows = module.with_list(
         lambda: module.first_rows(config, passages, out), "D1", Run.read_trec(out / "runs" / "D1" / "run.trec")
     )
-    start = out / "D1" if stage2_from == "stage1" else config.model
-    module.train_stage(config, training, passages, start, rows, tmp_path / "D2", number=2)
+    start = out / "D1" if round2_from == "round1" else config.model
+    module.train_round(config, training, passages, start, rows, tmp_path / "D2", number=2)
     by_hand, made = ((path / "D2" / "model.safetensors").read_bytes() for path in (tmp_path, out))
     assert made == by_hand
 
@@ -412,6 +413,10 @@ def test_distillation_without_scores_says_what_is_missing(toy, tiny_model, tmp_p
 SETTINGS = sorted(path for path in RECIPES.rglob("*.yaml") if path.name != "expected.yaml")
 
 
+def options_of(stage):
+    return {name for config in configs(stage) for name in config.__dataclass_fields__}
+
+
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: str(path.relative_to(RECIPES)))
 def test_every_yaml_parses(path):
     if path.parent.name == "accelerate_configs":
@@ -421,10 +426,9 @@ def test_every_yaml_parses(path):
         return
     if path.parent.name == "studies":
         study = recipe("study").Study.read(str(path))
-        for row in study.rankers.values():
-            assert {*study.train, *row} <= {
-                name for config in configs("train_ranker") for name in config.__dataclass_fields__
-            }
+        rows, trainings = study.rankers.values(), study.trained.values()
+        assert {*study.train}.union(*rows) - {TAUGHT_BY} <= options_of("train_ranker")
+        assert set().union(*trainings) <= options_of("train_retriever")
         return
     stage = STAGE_OF.get(path.stem, path.stem)
     required = {"output_dir": "x", "negatives": "x", "ranker": "x", "first_stage": "x", "runs": "bm25=x", "model": "x"}
@@ -432,8 +436,7 @@ def test_every_yaml_parses(path):
     if stage in ("train_ranker", "pretrain"):
         required |= {"use_cpu": "true", "mixed_precision": "no"}  # no GPU is needed to parse
     given = yaml.safe_load(path.read_text())
-    fields = {field for config in configs(stage) for field in config.__dataclass_fields__}
-    options = [f"--{key}={value}" for key, value in required.items() if key in fields and key not in given]
+    options = [f"--{key}={value}" for key, value in required.items() if key in options_of(stage) - given.keys()]
     options = [word for option in options for word in option.split("=", 1)]
     parsed = parse_config(*configs(stage), args=["--config", str(path), *options])
     given.pop("report_to", None)  # transformers turns "none" into an empty list

@@ -82,7 +82,7 @@ def test_query_means_hold_every_query_once():
     assert query_means({"bm25": values(0.2, 0.4)})[ALL] == dict.fromkeys(QUERIES, pytest.approx(0.3))
 
 
-RETRIEVER = {"retriever": "dense", "stages": 1, "num_negatives": 1, "per_device_train_batch_size": 4}
+RETRIEVER = {"retriever": "dense", "rounds": 1, "num_negatives": 1, "per_device_train_batch_size": 4}
 RETRIEVER |= {"num_train_epochs": 1, "max_queries": 4, "max_length": 32}
 
 

@@ -21,7 +21,7 @@ from ..negatives.card import write_card as write_negatives_card
 from ..negatives.preview import write_preview
 from ..rankers.calibration import PRECISION
 from ..records import InputError
-from ..stage import PROVENANCE_FILE, TRAINING_FILE
+from ..stage import PROVENANCE_FILE, ROUND_FILE
 from .cards import enumerated, template_sha256, write_card, write_eval_results
 from .evidence import Evidence, gather_all, write
 from .golden import is_sparse, load_retriever, write_golden
@@ -395,9 +395,17 @@ def _purpose(kind: str, facts: Mapping[str, Any]) -> str:
 
 def _negatives_of_retriever(config: Mapping[str, Any], folder: Path) -> str:
     first = "mined candidates" if config.get("negatives") else "BM25's top documents"
-    if read_json(folder / TRAINING_FILE, "stage")["stage"] > 1:
-        return f"{first} and those of the stage before it, down to rank {config['depth']}"
+    if _round_of(folder) > 1:
+        return f"{first} and those of the round before it, down to rank {config['depth']}"
     return f"{first}, down to rank {config['depth']}"
+
+
+def _round_of(folder: Path) -> int:
+    """Which round of its training a retriever comes from; finished folders may have it by its former name."""
+    former = folder / "training_stage.json"
+    if former.is_file():
+        return read_json(former, "stage")["stage"]
+    return read_json(folder / ROUND_FILE, "round")["round"]
 
 
 def _prepare_negatives(folder: Path, into: Path, repo_id: str, stated: Stated) -> Iterable[str]:

@@ -17,7 +17,7 @@ from ..negatives.card import AUDIT_FILE, PREVIEW
 from ..negatives.sampling import Sampling
 from ..rankers.options import ListwiseOptions
 from ..records import InputError
-from ..retrievers.options import DistillationTraining, RetrieverTraining
+from ..retrievers.options import DistillationTraining, RetrieverTraining, Rounds
 from ..stage import PROVENANCE_FILE, digest_of
 from .mixtures import is_recorded, recorded_sets, sets_of, splits_of, with_shares
 
@@ -33,7 +33,7 @@ _OF_SAMPLING = {field.name: field for field in fields(Sampling) if "published" i
 # Of a stage's configuration: what decides the numbers. The rest is places, logging and the machine.
 SETTINGS = (
     *("objective", "loss", "num_negatives", *_OF_SAMPLING),
-    *("negatives_split", "retriever", "stages", "split", "max_queries", "head_steps", "query_flops", "document_flops"),
+    *("negatives_split", "retriever", "rounds", "split", "max_queries", "head_steps", "query_flops", "document_flops"),
     *(
         "max_length",
         "max_query_length",
@@ -54,7 +54,7 @@ SETTINGS = (
         "num_train_epochs",
         "max_steps",
     ),
-    *("mixed_precision", "bf16", "held_out", "dev_split", "dev_measure", "dev_depth", "seed", "stage2_from"),
+    *("mixed_precision", "bf16", "held_out", "dev_split", "dev_measure", "dev_depth", "seed", "round2_from"),
     *("teacher_ranking", "teacher_dtype", "teacher_temperature", "contrastive_weight"),
     *("whole_words", "mixture_weights", "mixture_temperature"),
 )
@@ -64,7 +64,7 @@ _UNUSED: dict[str, Any] = {
     name: field.default for name, field in _OF_SAMPLING.items() if field.metadata["published"] == "if_set"
 }
 _UNUSED |= {"max_steps": -1, "lora_rank": 0, "negatives_split": ["train"]}
-_UNUSED |= {"contrastive_weight": 0.0, "stage2_from": "stage1", "mixture_temperature": 1.0, "max_windows": 1}
+_UNUSED |= {"contrastive_weight": 0.0, "round2_from": "round1", "mixture_temperature": 1.0, "max_windows": 1}
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _unread_of_teachers(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_stage(folder: str | Path) -> Stage:
-    """The stage that wrote a folder; its record may stand one level up, as for the stages of a retriever.
+    """The stage that wrote a folder; its record may stand one level up, as for the rounds of a retriever.
 
     Raises:
         InputError: there is none.
@@ -120,7 +120,7 @@ def _of_today(config: Mapping[str, Any]) -> dict[str, Any]:
         training = DistillationTraining
     elif "freeze_embeddings" in config:
         training = ListwiseOptions
-    return with_names_of_today(config, training)
+    return with_names_of_today(config, training, Rounds)
 
 
 def lineage(folder: str | Path) -> list[Stage]:

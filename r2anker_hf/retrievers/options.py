@@ -14,9 +14,23 @@ POOLINGS = ("cls", "mean")
 Loss = Literal["kl", "margin_mse", "contrastive"]
 
 
+@dataclass(kw_only=True)
+class Rounds:
+    """How often a retriever is trained: each round after the first learns from what the one before it mistakes."""
+
+    rounds: int = field(default=2, metadata={"help": "1 ends with D1 or L1.", "formerly": "stages"})
+    round2_from: Literal["round1", "base"] = field(
+        default="round1",
+        metadata={
+            "help": "Round 2 goes on from round 1 (4.2), or starts from the base model again.",
+            "formerly": {"stage2_from": {"stage1": "round1"}},
+        },
+    )
+
+
 @dataclass
 class RetrieverTraining(Sampling):
-    """Settings of one training stage; defaults are coCondenser's fine-tuning on MS MARCO where it names them."""
+    """Settings of one training; defaults are coCondenser's fine-tuning on MS MARCO where it names them."""
 
     learning_rate: float = field(default=5e-6, metadata={"help": "Peak learning rate (coCondenser)."})
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Queries a device; all share negatives."})

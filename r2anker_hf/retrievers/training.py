@@ -21,7 +21,7 @@ from ..negatives.sampling import draw_group
 from ..negatives.suspects import with_suspects
 from ..processes import is_main_process, wait_for_all
 from ..records import InputError
-from ..stage import TRAINING_FILE
+from ..stage import ROUND_FILE
 from .base import IndexableCorpus, Texts, as_corpus
 from .encoders import check_encoder, head_is_fresh, load_encoder
 from .options import RetrieverTraining
@@ -208,7 +208,7 @@ def starting_model(
         revision: commit of a Hub model.
         settings: see `load_splade`.
         corpus: passages to learn from.
-        target: where a SPLADE model is kept, so that every process and stage starts from the same.
+        target: where a SPLADE model is kept, so that every process starts from the same.
     """
     if kind == "dense":
         return model
@@ -219,20 +219,20 @@ def starting_model(
     return target
 
 
-def save_encoder(encoder: Any, target: Path, stage: int | None = None) -> None:
+def save_encoder(encoder: Any, target: Path, number: int | None = None) -> None:
     """A model folder that is whole or absent; InputError for weights that are not finite.
 
     Args:
         encoder: the model.
         target: its folder.
-        stage: which training of several it comes from, counted from 1, for `TRAINING_FILE`.
+        number: the round that it comes from, counted from 1, for `ROUND_FILE`.
     """
     check_finite(encoder, f"{target}: not saved")
 
     def save(path: Path) -> None:
         encoder.save_pretrained(str(path), create_model_card=False)
-        if stage is not None:
-            (path / TRAINING_FILE).write_text(json.dumps({"stage": stage}) + "\n", encoding="utf-8")
+        if number is not None:
+            (path / ROUND_FILE).write_text(json.dumps({"round": number}) + "\n", encoding="utf-8")
 
     write_whole(target, save)
 
@@ -343,7 +343,7 @@ def train(
     Args:
         encoder: SentenceTransformer or SparseEncoder.
         tuples: see `write_tuples`; they hold all epochs.
-        settings: of this stage.
+        settings: of this training.
         checkpoints: folder of the trainer; a training that was killed goes on from the last one in it.
         loss: has `compute_loss_from_embeddings`; default `contrastive_loss`.
 

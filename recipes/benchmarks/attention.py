@@ -24,7 +24,7 @@ class BenchConfig:
     model: str = field(metadata={"help": "Encoder: a folder or Hub id."})
     pairs: int = field(default=64, metadata={"help": "Pairs a step."})
     tokens: int = field(default=96, metadata={"help": "Tokens a pair."})
-    rounds: int = field(default=7, metadata={"help": "Steps of each side."})
+    repeats: int = field(default=7, metadata={"help": "Steps of each side.", "formerly": "rounds"})
     seed: int = field(default=42, metadata={"help": "Of the token ids."})
 
 
@@ -39,7 +39,7 @@ def main(config: BenchConfig) -> None:
     mask = torch.ones_like(ids)
     mask[::2, -config.tokens // 8 :] = 0  # some padding, as in any batch
     times: dict[str, list[float]] = {"fused": [], "matmul": []}
-    for _ in range(config.rounds + 1):
+    for _ in range(config.repeats + 1):
         for name, model in (("fused", fused), ("matmul", matmul)):
             times[name].append(_step(model, ids, mask))
     rates = {name: config.pairs / statistics.median(seconds[1:]) for name, seconds in times.items()}

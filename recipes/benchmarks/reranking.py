@@ -4,8 +4,8 @@
 
 M is any encoder (its head is fresh: time does not depend on what it learned). Both sides begin with texts; ours
 tokenises all of them within the time measured. `CrossEncoder.predict` runs at the fastest of `batch_sizes`, chosen in
-the same run on its first pairs. Prints the largest difference of scores, and the median pairs a second of the rounds,
-in which the sides take turns. Some 4 minutes on two CPU cores for 10 queries.
+the same run on its first pairs. The sides take turns. Prints the largest difference of scores, and the median
+pairs per second of a turn. Some 4 minutes on two CPU cores for 10 queries.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class BenchConfig:
         default_factory=lambda: [16, 32, 64], metadata={"help": "Tried for the other side."}
     )
     precisions: list[str] = field(default_factory=lambda: ["float32", "bfloat16"], metadata={"help": "Of both sides."})
-    rounds: int = field(default=3, metadata={"help": "Rounds in which the sides take turns."})
+    repeats: int = field(default=3, metadata={"help": "How often each side has its turn.", "formerly": "rounds"})
     seed: int = field(default=42, metadata={"help": "Of the fresh head."})
 
 
@@ -63,7 +63,7 @@ def main(config: BenchConfig) -> None:
             sides[f"CrossEncoder.predict, {precision}"] = theirs(folder, dtype, pairs, config.batch_sizes)
     times: dict[str, list[float]] = {name: [] for name in sides}
     scores = {}
-    for _ in range(config.rounds):
+    for _ in range(config.repeats):
         for name, side in sides.items():
             started = time.perf_counter()
             scores[name] = side()

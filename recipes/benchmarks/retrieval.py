@@ -4,8 +4,8 @@
     python recipes/benchmarks/retrieval.py --output_dir D --retrievers bm25 --sizes 10000 --queries 200
 
 Each (retriever, size) runs in a process of its own, whose peak memory is measured before the engines are; all run in
-it one after the other, the median of three rounds each. Passages are Zipf-distributed words (BM25: 40, SPLADE: 64), or
-vectors of 384 numbers. Writes costs.json and costs.png.
+it one after the other, the median of three repeats each. Passages are Zipf-distributed words (BM25: 40, SPLADE: 64),
+or vectors of 384 numbers. Writes costs.json and costs.png.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from r2anker_hf.config import run_recipe
 DEPTH = 1000
 WORDS = 30_000
 DIMENSIONS = 384
-ROUNDS = 3
+REPEATS = 3
 
 
 @dataclass
@@ -109,13 +109,13 @@ def measure(make: Callable, queries: dict[str, str], direct: Callable[[object], 
 
 
 def timed(search: Callable[[], object]) -> float:
-    """Median seconds of `ROUNDS` rounds."""
-    rounds = []
-    for _ in range(ROUNDS):
+    """Median seconds of `REPEATS` repeats."""
+    taken = []
+    for _ in range(REPEATS):
         started = time.perf_counter()
         search()
-        rounds.append(time.perf_counter() - started)
-    return statistics.median(rounds)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
 
 
 def bm25(size: int, queries: int) -> dict:

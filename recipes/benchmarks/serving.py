@@ -6,7 +6,7 @@ PEER is an environment with `pip install 'sentence-transformers[onnx,openvino]' 
 it only this package takes part. Two things are measured, and all sides take turns:
 
 * `rank` of one query's documents, query after query: median and 99th percentile, and the nDCG of these rankings;
-* `predict` of the pairs of several queries at once: pairs per second, the median of the rounds.
+* `predict` of the pairs of several queries at once: pairs per second, the median of its repeats.
 
 The other library runs at the fastest of `batch_sizes`, chosen in the same run on the first query. Some 12 minutes with
 one thread for 60 queries of 100 documents.
@@ -65,7 +65,7 @@ class BenchConfig(CollectionOptions):
     bulk_queries: int = field(
         default=4, metadata={"help": "Queries whose pairs are scored at once; 0 for none.", "range": COUNT_OR_NONE}
     )
-    rounds: int = field(default=3, metadata={"help": "Rounds of these."})
+    repeats: int = field(default=3, metadata={"help": "How often each side has its turn with these."})
     batch_sizes: list[int] = field(
         default_factory=lambda: [16, 32, 64, 100], metadata={"help": "Tried for the other side."}
     )
@@ -114,7 +114,7 @@ def main(config: BenchConfig) -> None:
             call = stack.enter_context(worker(config.peer_python))
             sides |= theirs(call, config, folder / "theirs", asked)
         seconds, runs = ranked(sides, asked)
-        rates = bulk(sides, asked[: config.bulk_queries], config.rounds)
+        rates = bulk(sides, asked[: config.bulk_queries], config.repeats)
     show(seconds, rates, quality(config.measure, collection, runs))
 
 
@@ -233,11 +233,11 @@ def ranked(sides: dict[str, Side], asked: list[Question]) -> tuple[dict[str, lis
     return seconds, {name: Run(found, name=name) for name, found in lists.items()}
 
 
-def bulk(sides: dict[str, Side], asked: list, rounds: int) -> dict[str, float]:
-    """Pairs per second of `predict` over all pairs of these queries: the median of the rounds."""
+def bulk(sides: dict[str, Side], asked: list, repeats: int) -> dict[str, float]:
+    """Pairs per second of `predict` over all pairs of these queries: the median of its repeats."""
     pairs = [(one.query, document) for one in asked for document in one.documents]
     rates: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds if pairs else 0):
+    for _ in range(repeats if pairs else 0):
         for name, side in sides.items():
             rates[name].append(len(pairs) / side.predict(pairs)[0])
     return {name: float(np.median(found)) if found else float("nan") for name, found in rates.items()}

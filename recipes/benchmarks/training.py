@@ -9,8 +9,8 @@ On CUDA, a BERT-base-sized model from its configuration and the paper's 12 x 41 
 
 Both sides: random negatives, the model's own dropout, all weights trained, fused AdamW, equal queries an optimiser
 step. sentence-transformers has ListNetLoss at the fastest of `batch_sizes` (queries that go through its model at once;
-the rest is accumulated), first chosen in the same run. Prints the median pairs a second of the rounds, in which the
-sides take turns, and on known GPUs our model FLOP utilisation, real tokens alone. Some 4 minutes on two CPU cores.
+the rest is accumulated), first chosen in the same run. The sides take turns. Prints the median pairs per second
+of a turn, and on known GPUs our model FLOP utilisation, of real tokens. Some 4 minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class BenchConfig:
         default_factory=lambda: [1, 2, 4, 8], metadata={"help": "Tried for the other side."}
     )
     precisions: list[str] = field(default_factory=lambda: ["bf16", "no"], metadata={"help": "bf16, no."})
-    steps: int = field(default=2, metadata={"help": "Optimiser steps a round and side, after one that is not timed."})
-    rounds: int = field(default=5, metadata={"help": "Rounds in which the sides take turns."})
+    steps: int = field(default=2, metadata={"help": "Optimiser steps a turn, after one that is not timed."})
+    repeats: int = field(default=5, metadata={"help": "How often each side has its turn.", "formerly": "rounds"})
     seed: int = field(default=42, metadata={"help": "Of the groups and of dropout."})
 
 
@@ -64,17 +64,17 @@ class Clock(TrainerCallback):
 
 def main(config: BenchConfig) -> None:
     collection = load_collection(config.collection, "train")
-    rounds = groups(config, collection)
+    turns = groups(config, collection)
     sides: dict[str, Callable[[int], float]] = {}
     for precision in config.precisions:
-        sides[f"r2anker_hf, {precision}"] = ours(config, rounds, collection, precision)
-        tried = {size: theirs(config, rounds, collection, precision, size) for size in config.batch_sizes}
+        sides[f"r2anker_hf, {precision}"] = ours(config, turns, collection, precision)
+        tried = {size: theirs(config, turns, collection, precision, size) for size in config.batch_sizes}
         rates = {size: run(0) for size, run in tried.items()}
         print(f"sentence-transformers, {precision}, tried:", {size: round(rate, 1) for size, rate in rates.items()})
         best = max(rates, key=rates.__getitem__)
         sides[f"sentence-transformers, {precision}, batch {best}"] = tried[best]
     measured: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(1, config.rounds + 1):
+    for number in range(1, config.repeats + 1):
         for name, run in sides.items():
             measured[name].append(run(number))
     for name, rates in measured.items():
@@ -88,13 +88,13 @@ def main(config: BenchConfig) -> None:
 
 
 def groups(config: BenchConfig, collection: Collection) -> list[list[dict[str, Any]]]:
-    """Candidates of each round, and before them of the choice of a batch size; no group comes twice.
+    """Candidates of each turn, and before them of the choice of a batch size; no group comes twice.
 
     Every epoch draws the same negatives: there are no others.
     """
     draw = random.Random(config.seed)
     size = config.queries * (config.steps + 1)
-    chosen = draw.sample(sorted(collection.queries), size * (config.rounds + 1))
+    chosen = draw.sample(sorted(collection.queries), size * (config.repeats + 1))
     rows = [group(config, collection, draw, query_id) for query_id in chosen]
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
@@ -108,11 +108,11 @@ def group(config: BenchConfig, collection: Collection, draw: random.Random, quer
 
 
 def ours(
-    config: BenchConfig, rounds: list[list[dict]], collection: Collection, precision: str
+    config: BenchConfig, turns: list[list[dict]], collection: Collection, precision: str
 ) -> Callable[[int], float]:
     """Pairs a second of this package; texts are tokenised once, before, as train_ranker.py does."""
     ranker = CrossEncoderRanker(*model_and_tokenizer(config), config.max_length)
-    texts = {d: collection.corpus.text(d) for rows in rounds for row in rows for d in documents(row)}
+    texts = {d: collection.corpus.text(d) for rows in turns for row in rows for d in documents(row)}
     tokens = dict(zip(texts, ranker.tokenizer(list(texts.values()), add_special_tokens=False).input_ids, strict=True))
     rest = {"num_negatives": config.negatives, "mixed_precision": precision, **options(config, config.queries)}
     return lambda number: timed(
@@ -120,7 +120,7 @@ def ours(
         lambda args, clock: ListwiseTrainer(
             ranker.model,
             args,
-            TrainingGroups(rounds[number], tokens.__getitem__, args),
+            TrainingGroups(turns[number], tokens.__getitem__, args),
             GroupedListwiseCollator(ranker.encoder),
             callbacks=[clock],
         ),
@@ -129,7 +129,7 @@ def ours(
 
 
 def theirs(
-    config: BenchConfig, rounds: list[list[dict]], collection: Collection, precision: str, size: int
+    config: BenchConfig, turns: list[list[dict]], collection: Collection, precision: str, size: int
 ) -> Callable[[int], float]:
     """Pairs a second of sentence-transformers with `size` queries at once."""
     from datasets import Dataset
@@ -142,7 +142,7 @@ def theirs(
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         encoder = CrossEncoder(folder, num_labels=1, max_length=config.max_length)
-    data = [Dataset.from_list([labeled_list(config, collection, row) for row in rows]) for rows in rounds]
+    data = [Dataset.from_list([labeled_list(config, collection, row) for row in rows]) for rows in turns]
     rest = {"bf16": precision == "bf16", **options(config, size)}
     return lambda number: timed(
         config,

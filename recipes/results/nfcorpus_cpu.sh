@@ -20,7 +20,7 @@ SEEDS=${SEEDS:-42}
 . recipes/results/steps.sh
 
 # a query has 43 labelled passages, and sees another one in each of 16 passes; the batch holds the negatives
-python recipes/train_retriever.py --collection "$DATA/nfcorpus" --retriever dense --model "$MODEL" --stages 1 \
+python recipes/train_retriever.py --collection "$DATA/nfcorpus" --retriever dense --model "$MODEL" --rounds 1 \
   --num_negatives 0 --num_train_epochs 16 --learning_rate 5e-5 --per_device_train_batch_size 64 --max_length 128 \
   --output_dir "$OUT/retriever"
 DENSE=$OUT/retriever/D1

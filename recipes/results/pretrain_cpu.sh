@@ -58,7 +58,7 @@ for seed in $SEEDS; do
   for encoder in $ENCODERS; do
     # shellcheck disable=SC2086
     python recipes/train_retriever.py --collection "$COLLECTION" --model "$OUT/$encoder" --negatives "$OUT/negatives" \
-      --stages 1 --num_negatives 1 --dropout 0 --max_length "$LENGTH" --learning_rate 5e-4 \
+      --rounds 1 --num_negatives 1 --dropout 0 --max_length "$LENGTH" --learning_rate 5e-4 \
       --per_device_train_batch_size 32 $FINETUNING --seed "$seed" \
       --output_dir "$OUT/retrievers/$encoder-$seed"
     retrieve test "$encoder-$seed" --retriever dense --model "$OUT/retrievers/$encoder-$seed/D1"

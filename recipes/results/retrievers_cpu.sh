@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The retriever rows of RESULTS.md at CPU size, from MiniLM: BM25, the dense retriever untrained (D0) and after one and
-# two stages (D1, D2), and SPLADE after one and two (L1, L2), in one report. DATA holds the BEIR folders.
+# two rounds (D1, D2), and SPLADE after one and two (L1, L2), in one report. DATA holds the BEIR folders.
 #
 #     DATA=path/to/folders bash recipes/results/retrievers_cpu.sh scifact|nfcorpus
 set -euo pipefail
@@ -30,9 +30,9 @@ retrieve() {
 }
 retrieve bm25 bm25
 retrieve D0 dense --model "$MODEL" --dtype bfloat16
-for stage in 1 2; do
-  retrieve D$stage dense --model "$OUT/dense/D$stage" --dtype bfloat16
-  retrieve L$stage splade --model "$OUT/splade/L$stage" --dtype bfloat16
+for round in 1 2; do
+  retrieve D$round dense --model "$OUT/dense/D$round" --dtype bfloat16
+  retrieve L$round splade --model "$OUT/splade/L$round" --dtype bfloat16
 done
 runs=()
 for system in bm25 D0 D1 D2 L1 L2; do runs+=("$system=$OUT/test/$system/run.trec"); done

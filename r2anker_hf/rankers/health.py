@@ -31,6 +31,11 @@ class Health:
         self.peak_tflops = peak_tflops or _peak_of(device)
         self.reset()
 
+    @property
+    def flops(self) -> float:
+        """Of forward and backward over real tokens, since the last line; 0 where no peak is known."""
+        return self.counts[3]
+
     def reset(self) -> None:
         """Begin the next line of the log."""
         # groups, real tokens, computed tokens, FLOPs: what the host knows

@@ -9,10 +9,13 @@ a process that runs the sizes in this order, so later ones can only be larger) a
 
 from __future__ import annotations
 
+import gc
+import json
 import random
 import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from r2anker_hf.config import run_recipe
 from r2anker_hf.rankers.collator import GroupedListwiseCollator
@@ -29,12 +32,16 @@ class BenchConfig:
     tokens: int = field(default=128, metadata={"help": "Tokens of a pair."})
     steps: int = field(default=2, metadata={"help": "Steps of each size."})
     seed: int = field(default=42, metadata={"help": "Of the tokens."})
+    figures: str | None = field(default=None, metadata={"help": "JSON file for the figures; default none."})
 
 
 def main(config: BenchConfig) -> None:
     ranker = CrossEncoderRanker.from_pretrained(config.model, fresh_head=True, max_length=config.tokens)
     peaks = []
     for size in config.sizes:
+        trainer = None
+        ranker.model.zero_grad()
+        gc.collect()  # a trainer and its optimiser refer to each other
         trainer = make_trainer(config, ranker, size)
         trainer.health.reset()
         started = time.perf_counter()
@@ -42,7 +49,11 @@ def main(config: BenchConfig) -> None:
         rate = config.steps * config.queries * size / (time.perf_counter() - started)
         peaks.append(trainer.health.figures()["peak_memory_gib"])
         print(f"groups of {size}: {peaks[-1]:.2f} GiB at most, {rate:.1f} pairs a second")
-    print(f"ratio of memory, {config.sizes[-1]} to {config.sizes[0]}: {peaks[-1] / peaks[0]:.2f}")
+    ratio = peaks[-1] / peaks[0]
+    print(f"ratio of memory, {config.sizes[-1]} to {config.sizes[0]}: {ratio:.2f}")
+    if config.figures:
+        gib = dict(zip(map(str, config.sizes), peaks, strict=True))
+        Path(config.figures).write_text(json.dumps({"peak_memory_gib": gib, "ratio": ratio}, indent=2))
 
 
 def make_trainer(config: BenchConfig, ranker: CrossEncoderRanker, size: int) -> ListwiseTrainer:
@@ -64,7 +75,7 @@ def make_trainer(config: BenchConfig, ranker: CrossEncoderRanker, size: int) -> 
             report_to="none",
             disable_tqdm=True,
         )
-    ids = range(1000, len(ranker.tokenizer))
+    ids = sorted(set(range(len(ranker.tokenizer))) - set(ranker.tokenizer.all_special_ids))
     texts = {name: draw.choices(ids, k=config.tokens) for name in names}
     groups = TrainingGroups(rows, texts.__getitem__, args)
     return ListwiseTrainer(ranker.model, args, groups, GroupedListwiseCollator(ranker.encoder))

@@ -2,31 +2,35 @@
 
     python recipes/benchmarks/training.py --model M --collection msmarco-devsmall-pos
 
-On CUDA, a BERT-base-sized model from its configuration and the paper's 12 x 41 pairs:
+On CUDA, the paper's 12 x 41 pairs (gpu.sh does it):
 
-    python recipes/benchmarks/training.py --model TOKENIZER --base_size --collection C \
-        --precisions bf16 --queries 12 --negatives 40 --batch_sizes 1 2 4 12 --steps 20
+    python recipes/benchmarks/training.py --model M --collection C --precisions bf16 --queries 12 --negatives 40 \
+        --batch_sizes 1 2 4 12 --steps 20
 
 Both sides: random negatives, the model's own dropout, all weights trained, fused AdamW, equal queries an optimiser
 step. sentence-transformers has ListNetLoss at the fastest of `batch_sizes` (queries that go through its model at once;
 the rest is accumulated), first chosen in the same run. The sides take turns. Prints the median pairs per second
-of a turn, and on known GPUs our model FLOP utilisation, of real tokens. Some 4 minutes on two CPU cores.
+of a turn, and where the device's peak is known our model FLOP utilisation, of real tokens. Some 4 minutes on two CPU
+cores.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, TrainerCallback
+from transformers import TrainerCallback
 
-from r2anker_hf.collection.collection import Collection, load_collection
+from r2anker_hf.collection.collection import Collection
+from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import run_recipe
 from r2anker_hf.ranges import COUNT
 from r2anker_hf.rankers.collator import GroupedListwiseCollator
@@ -35,10 +39,8 @@ from r2anker_hf.rankers.ranker import CrossEncoderRanker
 
 
 @dataclass
-class BenchConfig:
-    model: str = field(metadata={"help": "Encoder, or with --base_size the tokenizer of one: a folder or Hub id."})
-    collection: str = field(metadata={"help": "BEIR folder or Hub repository, with a train split."})
-    base_size: bool = field(default=False, metadata={"help": "A fresh model of BERT-base's size with M's tokenizer."})
+class BenchConfig(CollectionOptions):
+    model: str = field(metadata={"help": "Encoder: a folder or Hub id."})
     queries: int = field(default=8, metadata={"help": "Groups an optimiser step."})
     negatives: int = field(default=15, metadata={"help": "Negatives a group.", "range": COUNT})
     max_length: int = field(default=128, metadata={"help": "Tokens of a pair."})
@@ -49,6 +51,15 @@ class BenchConfig:
     steps: int = field(default=2, metadata={"help": "Optimiser steps a turn, after one that is not timed."})
     repeats: int = field(default=5, metadata={"help": "How often each side has its turn.", "formerly": "rounds"})
     seed: int = field(default=42, metadata={"help": "Of the groups and of dropout."})
+    peak_tflops: float | None = field(default=None, metadata={"help": "Peak of the device; known for usual GPUs."})
+    figures: str | None = field(default=None, metadata={"help": "JSON file for the medians; default none."})
+
+
+class Speed(NamedTuple):
+    """Of a turn: pairs per second, and model FLOP utilisation where it is known."""
+
+    pairs: float
+    utilisation: float | None = None
 
 
 class Clock(TrainerCallback):
@@ -63,28 +74,49 @@ class Clock(TrainerCallback):
 
 
 def main(config: BenchConfig) -> None:
-    collection = load_collection(config.collection, "train")
+    collection = config.load("train")
     turns = groups(config, collection)
-    sides: dict[str, Callable[[int], float]] = {}
+    sides: dict[str, Callable[[int], Speed]] = {}
+    batches: dict[str, int] = {}
     for precision in config.precisions:
         sides[f"r2anker_hf, {precision}"] = ours(config, turns, collection, precision)
         tried = {size: theirs(config, turns, collection, precision, size) for size in config.batch_sizes}
-        rates = {size: run(0) for size, run in tried.items()}
+        rates = {size: run(0).pairs for size, run in tried.items()}
         print(f"sentence-transformers, {precision}, tried:", {size: round(rate, 1) for size, rate in rates.items()})
-        best = max(rates, key=rates.__getitem__)
+        batches[precision] = best = max(rates, key=rates.__getitem__)
         sides[f"sentence-transformers, {precision}, batch {best}"] = tried[best]
-    measured: dict[str, list[float]] = {name: [] for name in sides}
+    measured: dict[str, list[Speed]] = {name: [] for name in sides}
     for number in range(1, config.repeats + 1):
         for name, run in sides.items():
             measured[name].append(run(number))
-    for name, rates in measured.items():
-        print(f"{name}: {statistics.median(rates):.1f} pairs a second ({min(rates):.1f} to {max(rates):.1f})")
-    medians = list(map(statistics.median, measured.values()))
-    for precision, mine, other in zip(config.precisions, medians[::2], medians[1::2], strict=True):
-        print(f"ratio, {precision}: {mine / other:.2f}")
+    figures = medians(config, measured, batches)
+    if config.figures:
+        Path(config.figures).write_text(json.dumps(figures, indent=2))
+
+
+def medians(
+    config: BenchConfig, measured: dict[str, list[Speed]], batches: dict[str, int]
+) -> dict[str, dict[str, float]]:
+    """Of each precision the median rates, their ratio, and our utilisation where it is known; all is printed, too."""
+    found = {name: statistics.median(speed.pairs for speed in speeds) for name, speeds in measured.items()}
+    for name, speeds in measured.items():
+        rates = [speed.pairs for speed in speeds]
+        print(f"{name}: {found[name]:.1f} pairs per second ({min(rates):.1f} to {max(rates):.1f})")
+    figures: dict[str, dict[str, float]] = {}
+    names = list(measured)
+    for precision, mine, other in zip(config.precisions, names[::2], names[1::2], strict=True):
+        ratio = found[mine] / found[other]
+        print(f"ratio, {precision}: {ratio:.2f}")
+        row = {"ours": found[mine], "theirs": found[other], "their_batch": batches[precision], "ratio": ratio}
+        used = [speed.utilisation for speed in measured[mine] if speed.utilisation is not None]
+        if used:
+            row["utilisation"] = statistics.median(used)
+            print(f"model FLOP utilisation, {precision}: {row['utilisation']:.3f}")
+        figures[precision] = row
     if len(config.precisions) > 1:
         first, last = config.precisions[0], config.precisions[-1]
-        print(f"ratio, ours in {first} to theirs in {last}: {medians[0] / medians[-1]:.2f}")
+        print(f"ratio, ours in {first} to theirs in {last}: {found[names[0]] / found[names[-1]]:.2f}")
+    return figures
 
 
 def groups(config: BenchConfig, collection: Collection) -> list[list[dict[str, Any]]]:
@@ -109,12 +141,13 @@ def group(config: BenchConfig, collection: Collection, draw: random.Random, quer
 
 def ours(
     config: BenchConfig, turns: list[list[dict]], collection: Collection, precision: str
-) -> Callable[[int], float]:
+) -> Callable[[int], Speed]:
     """Pairs a second of this package; texts are tokenised once, before, as train_ranker.py does."""
     ranker = CrossEncoderRanker(*model_and_tokenizer(config), config.max_length)
     texts = {d: collection.corpus.text(d) for rows in turns for row in rows for d in documents(row)}
     tokens = dict(zip(texts, ranker.tokenizer(list(texts.values()), add_special_tokens=False).input_ids, strict=True))
     rest = {"num_negatives": config.negatives, "mixed_precision": precision, **options(config, config.queries)}
+    rest["peak_tflops"] = config.peak_tflops
     return lambda number: timed(
         config,
         lambda args, clock: ListwiseTrainer(
@@ -130,7 +163,7 @@ def ours(
 
 def theirs(
     config: BenchConfig, turns: list[list[dict]], collection: Collection, precision: str, size: int
-) -> Callable[[int], float]:
+) -> Callable[[int], Speed]:
     """Pairs a second of sentence-transformers with `size` queries at once."""
     from datasets import Dataset
     from sentence_transformers import CrossEncoder
@@ -159,16 +192,17 @@ def labeled_list(config: BenchConfig, collection: Collection, row: dict) -> dict
     return {"query": row["query"], "docs": texts, "labels": [1.0] + [0.0] * config.negatives}
 
 
-def timed(config: BenchConfig, make_trainer: Callable, make_args: Callable) -> float:
+def timed(config: BenchConfig, make_trainer: Callable, make_args: Callable) -> Speed:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(make_args(folder), clock)
         trainer.train()
+    pairs = config.steps * config.queries * (1 + config.negatives) / clock.seconds
     health = getattr(trainer, "health", None)
-    if health and health.peak_tflops:
-        flops = float(health.sums[6]) * config.steps / (config.steps + 1)
-        print(f"model FLOP utilisation: {flops / clock.seconds / health.peak_tflops / 1e12:.3f}")
-    return config.steps * config.queries * (1 + config.negatives) / clock.seconds
+    if not health or not health.peak_tflops:
+        return Speed(pairs)
+    used = health.flops * config.steps / (config.steps + 1)  # the first step is not timed
+    return Speed(pairs, used / clock.seconds / health.peak_tflops / 1e12)
 
 
 def options(config: BenchConfig, size: int) -> dict[str, Any]:
@@ -191,12 +225,8 @@ def options(config: BenchConfig, size: int) -> dict[str, Any]:
 def model_and_tokenizer(config: BenchConfig) -> tuple[Any, Any]:
     """The same weights for every side."""
     torch.manual_seed(config.seed)
-    if not config.base_size:
-        ranker = CrossEncoderRanker.from_pretrained(config.model, fresh_head=True)
-        return ranker.model, ranker.tokenizer
-    tokenizer = AutoTokenizer.from_pretrained(config.model)
-    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_labels=1))
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    ranker = CrossEncoderRanker.from_pretrained(config.model, fresh_head=True)
+    return ranker.model, ranker.tokenizer
 
 
 def documents(row: dict) -> list[str]:

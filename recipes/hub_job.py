@@ -2,12 +2,12 @@
 
     hf buckets create me/r2anker --private
     hf jobs uv run -v hf://buckets/me/r2anker:/out SCRIPT --recipe nfcorpus --licence cc-by-sa-4.0 --output_dir /out/D
-        --negatives_id me/nfcorpus-negatives --ranker_id me/nfcorpus-ranker
+        --repo_id me/nfcorpus
 
 SCRIPT is this file, or its address. `uv` runs it: its head names packages, hardware and time limit, and flags of
-`hf jobs uv run` win over them. It does what `run.sh` does, from Hub ids only, then publishes negatives and ranker. All
-folders lie on the volume that -v mounts, so the same command goes on where a job ran out of time. Token and volume
-are tried before anything else. Hours.
+`hf jobs uv run` win over them. It does what `run.sh` does, from Hub ids only. Then `publish_all.py` sends the
+negatives to me/nfcorpus-negatives and the ranker to me/nfcorpus-ranker. All folders lie on the volume that -v mounts,
+so the same command goes on where a job ran out of time. Token and volume are tried before anything else. Hours.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -21,7 +21,6 @@ are tried before anything else. Hours.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -35,14 +34,11 @@ from r2anker_hf.publishing.hub import check_rights, version_tag
 from r2anker_hf.records import InputError
 from r2anker_hf.shipped import shipped
 
-RECEIPT_FILE = "receipt.json"
-
 
 @dataclass
 class HubJobConfig:
     recipe: str = field(metadata={"help": "Folder of settings: nfcorpus, scifact, msmarco or nano."})
-    negatives_id: str = field(metadata={"help": "Where the negatives are published: owner/name."})
-    ranker_id: str = field(metadata={"help": "Where the ranker is published: owner/name."})
+    repo_id: str = field(metadata={"help": "owner/name, to which -negatives and -ranker are added."})
     output_dir: str = field(metadata={"help": "Folder on the mounted volume; finished stages are not done twice."})
     licence: str = field(metadata={"help": "Licence of the collection, as the Hub names it."})
     language: list[str] = field(default_factory=lambda: ["en"], metadata={"help": "Languages of the texts."})
@@ -71,16 +67,11 @@ class HubJobConfig:
 
 
 def main(config: HubJobConfig) -> None:
-    check_rights(config.negatives_id, "dataset")
-    check_rights(config.ranker_id)
-    output = Path(config.output_dir)
-    check_volume(output)
+    check_rights(f"{config.repo_id}-negatives", "dataset")
+    check_rights(f"{config.repo_id}-ranker")
+    check_volume(Path(config.output_dir))
     work(["bash", str(shipped("recipes") / "run.sh"), config.recipe], **story(config))
-    commit = published(config, "negatives", config.negatives_id, ["--licence", config.licence])
-    negatives = f"{config.negatives_id}@{commit}"
-    reports = [str(folder) for folder in sorted(output.glob("report*"))]  # one per reported split
-    commit = published(config, "ranker", config.ranker_id, ["--report", *reports, "--negatives", negatives])
-    print(f"\nanyone checks it: r2anker verify {config.ranker_id} --revision {commit}")
+    work(publishing(config))
 
 
 def check_volume(folder: Path) -> None:
@@ -113,15 +104,15 @@ def story(config: HubJobConfig) -> dict[str, str]:
     }
 
 
-def published(config: HubJobConfig, kind: str, repo_id: str, options: Sequence[str]) -> str:
-    """Publish a stage's folder by publish.py; returns the commit."""
+def publishing(config: HubJobConfig) -> list[str]:
+    """The command that publishes what the story made."""
     output = Path(config.output_dir)
-    into = output / "published" / kind
-    words = ["--kind", kind, "--folder", str(output / kind), "--repo_id", repo_id, "--output_dir", str(into)]
-    words += ["--version", config.version, "--language", *config.language, *options]
+    reports = [str(folder) for folder in sorted(output.glob("report*"))]  # one per reported split
+    words = ["--negatives", str(output / "negatives"), "--ranker", str(output / "ranker"), "--ranker_report", *reports]
+    words += ["--repo_id", config.repo_id, "--output_dir", str(output / "published"), "--version", config.version]
+    words += ["--licence", config.licence, "--language", *config.language]
     words += ["--public"] if config.public else []
-    work([sys.executable, "-m", "r2anker_hf", "publish", *words])
-    return json.loads((into / RECEIPT_FILE).read_text(encoding="utf-8"))["commit"]
+    return [sys.executable, "-m", "r2anker_hf", "publish-all", *words]
 
 
 def work(words: Sequence[str], **variables: str) -> None:

@@ -103,13 +103,15 @@ TRAINING="${DEV:+--dev_run $OUT/runs/$DEV/fused/run.trec} ${TRAINING:-}"
 run train_ranker train_ranker --negatives "$OUT/negatives" ${MODEL:+--model "$MODEL"} $TRAINING \
   --output_dir "$OUT/ranker"
 
+scored=() # rerankings of one split, whose pairs are not scored again
 rerank() { # rerank SPLIT FIRST_STAGE [options]
   local split=$1 first=$2
   shift 2
   printf '\n== rerank: what %s found for the %s queries\n' "$first" "$split"
   # shellcheck disable=SC2086
   run rerank rerank --ranker "$OUT/ranker" --split "$split" --first_stage "$OUT/runs/$split/$first/run.trec" \
-    ${RERANKING:-} "$@" --output_dir "$OUT/runs/$split/ranker_over_$first"
+    ${scored:+--scored "${scored[@]}"} ${RERANKING:-} "$@" --output_dir "$OUT/runs/$split/ranker_over_$first"
+  scored+=("$OUT/runs/$split/ranker_over_$first")
 }
 
 weights=(--method standardise) # equal ones: a ranker's worth on its own training queries is no guide
@@ -119,7 +121,7 @@ if [[ -n "$DEV" && " $RERANK " == *" fused "* ]]; then
 fi
 
 for split in $SPLITS; do
-  systems=(bm25 dense fused) first_stages=()
+  systems=(bm25 dense fused) first_stages=() scored=()
   for first in $RERANK; do
     rerank "$split" "$first"
     systems+=("ranker_over_$first") first_stages+=("ranker_over_$first=$first")

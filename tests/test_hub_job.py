@@ -1,6 +1,5 @@
 """Protects training on the Hub's machines: what the client makes of the script, and that a job that ended goes on."""
 
-import json
 import os
 import re
 import shlex
@@ -23,7 +22,7 @@ from r2anker_hf.records import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPT = REPOSITORY / "recipes/hub_job.py"
-IDS = {"negatives_id": "me/negatives", "ranker_id": "me/ranker", "licence": "psf-2.0"}
+IDS = {"repo_id": "me/story", "licence": "psf-2.0"}
 
 
 def words(**options):
@@ -84,40 +83,36 @@ def test_the_command_of_the_docs_is_what_the_client_sends(hub: Hub, monkeypatch,
 
 
 @pytest.mark.hub
-def test_negatives_go_out_before_the_ranker_that_names_them(hub: Hub, tmp_path, capsys):  # noqa: F811
+def test_a_job_makes_the_story_and_then_publishes_what_it_made(hub: Hub, tmp_path):  # noqa: F811
     module, config = configured(tmp_path / "out", collection="them/c", revision="a" * 40, training="--max_steps 4")
     done = []
 
     def work(command, **variables):
         done.append((command, variables))
         (tmp_path / "out/report").mkdir(exist_ok=True)
-        if "publish" in command:
-            into = Path(command[command.index("--output_dir") + 1])
-            into.mkdir(parents=True)
-            (into / "receipt.json").write_text(json.dumps({"commit": str(len(done)) * 40}))
 
     module.work = work
     module.main(config)
-    (story, variables), *published = done
+    (story, variables), (command, _) = done
     assert story[0] == "bash" and story[-1] == "nfcorpus" and Path(story[1]).is_file()
     assert variables["COLLECTION"] == "them/c" and variables["COMMON"] == f"--revision {'a' * 40}"
     assert variables["OUT"] == str(tmp_path / "out") and variables["TRAINING"] == "--max_steps 4"
-    publish, sending, stated = zip(
-        *(parse_config(*configs("publish"), args=command[command.index("publish") + 1 :]) for command, _ in published),
-        strict=True,
-    )
-    assert [one.repo_id for one in publish] == ["me/negatives", "me/ranker"] and not any(one.public for one in sending)
-    assert stated[1].negatives == [f"me/negatives@{'2' * 40}"] and publish[1].report == [str(tmp_path / "out/report")]
-    assert f"r2anker verify me/ranker --revision {'3' * 40}" in capsys.readouterr().out
+    options = command[command.index("publish-all") + 1 :]
+    publish, sending, stated = parse_config(*configs("publish_all"), args=options)
+    sent = [(part.kind, part.folder, part.repo_id, part.report) for part in publish.parts()]
+    assert sent == [
+        ("negatives", str(tmp_path / "out/negatives"), "me/story-negatives", ()),
+        ("ranker", str(tmp_path / "out/ranker"), "me/story-ranker", (str(tmp_path / "out/report"),)),
+    ]
+    assert not sending.public and stated.licence == "psf-2.0"
 
 
 @pytest.mark.hub
 def test_what_would_fail_at_the_end_is_refused_at_the_start(hub: Hub, tmp_path, monkeypatch):  # noqa: F811
     module, config = configured(tmp_path / "out")
     module.work = lambda *command, **variables: pytest.fail("it worked before it looked")
-    for change in ({"ranker_id": "them/ranker"}, {"negatives_id": "them/negatives"}):
-        with pytest.raises(PublishingError, match="may not publish there"):
-            module.main(configured(tmp_path / "out", **change)[1])
+    with pytest.raises(PublishingError, match="may not publish there"):
+        module.main(configured(tmp_path / "out", repo_id="them/story")[1])
     monkeypatch.setattr(module.os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(38, "not implemented")))
     with pytest.raises(InputError, match="stages cannot be written there: not implemented; mount another volume"):
         module.main(config)
@@ -167,8 +162,8 @@ def test_a_job_that_ran_out_of_time_goes_on_and_publishes(tiny_model, tmp_path):
             job.wait()
         done = subprocess.run(command, env=settings, cwd=tmp_path, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        assert {("dataset", "me/negatives"), ("model", "me/ranker")} <= set(loopback.repos)
+        assert {("dataset", "me/story-negatives"), ("model", "me/story-ranker")} <= set(loopback.repos)
         again = loopback.environment(tmp_path / "another", "hf_read") | {"PYTHONPATH": str(REPOSITORY)}
-        verify = [sys.executable, "-m", "r2anker_hf", "verify", "me/ranker"]
+        verify = [sys.executable, "-m", "r2anker_hf", "verify", "me/story-ranker"]
         told = subprocess.run(verify, env=again, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert told.returncode == 0 and " 0 fail" in told.stdout, told.stdout + told.stderr[-2000:]

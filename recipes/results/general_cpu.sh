@@ -43,3 +43,5 @@ for seed in $SEEDS; do
     done
   fi
 done
+
+for name in nfcorpus scifact apidocs msmarco-dl19-pool; do over_seeds "$OUT/$name/report-ranker"; done

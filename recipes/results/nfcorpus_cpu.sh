@@ -9,7 +9,7 @@
 # GENERAL      what general_cpu.sh wrote                    (default out/general_cpu)
 # OUT          folder for all results                       (default out/nfcorpus_cpu)
 # STEPS        of 16 queries with 8 passages each           (default 400: half an hour on one core)
-# SEEDS        of the ranker's training                     (default 42)
+# SEEDS        of the general rankers and their training    (default 42)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -28,9 +28,12 @@ negatives_of nfcorpus
 
 for seed in $SEEDS; do
   ranker=$OUT/ranker-$seed
-  train "$ranker" "$seed" "$GENERAL/ranker-42" "$STEPS" 1e-4 "$OUT/nfcorpus/negatives"
+  train "$ranker" "$seed" "$GENERAL/ranker-$seed" "$STEPS" 1e-4 "$OUT/nfcorpus/negatives"
   measure "$ranker" "ranker-$seed" nfcorpus
   python recipes/score.py "${at[@]}" --split test --measures nDCG@10 MRR@10 R@100 --output_dir "$OUT/report-$seed" \
     --runs free="$GENERAL/nfcorpus/test/fused/run.trec" fused="$OUT/nfcorpus/test/fused/run.trec" \
     interpolated="$OUT/nfcorpus/test/interpolated-ranker-$seed/run.trec" --first_stages interpolated=fused
 done
+
+over_seeds "$OUT/nfcorpus/report-ranker" # ranker and first stages
+over_seeds "$OUT/report"                 # and the fusion without any training

@@ -102,3 +102,10 @@ measure_dl19() { # measure_dl19 RANKER LABEL: TREC DL 2019 over BM25's top 100; 
     ranker="$here/$2/run.trec" interpolated="$here/interpolated-$2/run.trec" \
     --first_stages fused=bm25 ranker=fused interpolated=fused --output_dir "$here/report-$2"
 }
+
+over_seeds() { # over_seeds REPORT: what REPORT-SEED of each of SEEDS say together
+  local reports=() seed
+  for seed in $SEEDS; do reports+=("$1-$seed/report.json"); done
+  printf '\n== %s over seeds %s\n' "$1" "$SEEDS"
+  python recipes/over_seeds.py --reports "${reports[@]}"
+}

@@ -165,12 +165,11 @@ def student(finished, tiny_model, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def loopback_hub(monkeypatch):
-    """A Hub on this machine that every client of this process talks to, with a token that may write."""
-    from hub_server import Hub
+def talk_to(monkeypatch):
+    """`talk_to(hub)`: the clients of huggingface_hub in this process talk to that Hub, with a token that may write."""
     from huggingface_hub import constants
 
-    with Hub() as hub:
+    def talk_to(hub):
         template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -178,4 +177,15 @@ def loopback_hub(monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
         monkeypatch.setenv("HF_TOKEN", "hf_write")
+
+    return talk_to
+
+
+@pytest.fixture
+def loopback_hub(talk_to):
+    """A Hub on this machine that this process talks to."""
+    from hub_server import Hub
+
+    with Hub() as hub:
+        talk_to(hub)
         yield hub

@@ -1,10 +1,12 @@
 """Toy candidates scored by a teacher, which may be killed: python teach_toy.py MODEL FOLDER [SHARDS BEFORE THE END]"""
 
 import os
-import signal
 import sys
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
+
+from rerank_toy import die_after
 
 from r2anker_hf.collection.collection import Collection, Corpus
 from r2anker_hf.negatives import candidates, teacher
@@ -29,22 +31,20 @@ def mined(folder: Path) -> candidates.Candidates:
     return candidates.load_candidates(folder)
 
 
-if __name__ == "__main__":
-    model, folder = sys.argv[1], Path(sys.argv[2])
-    rankers.SHARD, rankers.BATCH_SIZE, teacher.QUERIES_A_BLOCK = 1, {"cpu": 2}, 4
+@patch.multiple(rankers, SHARD=1, BATCH_SIZE={"cpu": 2})
+@patch.object(teacher, "QUERIES_A_BLOCK", 4)
+def teach(model: str | os.PathLike, folder: Path) -> None:
+    """Score the toy candidates in many shards and blocks, in `folder`, which may hold some of them."""
     state = rankers.processes()
     with state.main_process_first():
         found = mined(folder / "mined") if state.is_main_process else candidates.load_candidates(folder / "mined")
-    if len(sys.argv) > 3:
-        save, left = rankers._save, iter(range(int(sys.argv[3])))
-
-        def save_or_die(*arguments):
-            if next(left, None) is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            save(*arguments)
-
-        rankers._save = save_or_die
     ranker = rankers.CrossEncoderRanker.from_pretrained(model, max_length=40, batch_size=2, device="cpu")
     scores = teacher.TeacherScores(found, "train", "teacher", partial(teacher.pooled, depth=3), folder / "work")
     scores.make(ranker.rerank)
     teacher.write_taught(folder / "taught", scores, {"settings": {"ranker": "toy@sha256:1"}})
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        die_after(int(sys.argv[3]))
+    teach(sys.argv[1], Path(sys.argv[2]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import Hub
+from scripts import script
 from test_collection_hub import parquet
 
 from r2anker_hf.collection.collection import load_collection
@@ -85,21 +86,23 @@ def commits(hub):
     return made
 
 
-def imported(hub, home, out, *options):
-    environment = hub.environment(home) | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "recipes/import_negatives.py", *options, "--output_dir", str(out)]
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def imported(hub, talk_to, tmp_path):
+    """Run the recipe over the Hub, and return what it printed."""
+    talk_to(hub)
+
+    def run(*options):
+        done = script("recipes/import_negatives.py", *options, "--output_dir", tmp_path / "out")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
-def test_ids_by_system_come_from_the_named_file_of_the_pinned_commit(hub, commits, home, tmp_path):
+def test_ids_by_system_come_from_the_named_file_of_the_pinned_commit(hub, commits, imported, tmp_path):
     options = ["--repo", "st/hard", "--revision", commits["st/hard"], "--form", "sentence_transformers"]
-    done = imported(hub, home, tmp_path / "out", *options, "--file", "msmarco-hard-negatives.jsonl.gz")
-    assert done.returncode == 0 and "runs: bm25, tas-b" in done.stdout, done.stderr[-3000:]
+    printed = imported(*options, "--file", "msmarco-hard-negatives.jsonl.gz")
+    assert "runs: bm25, tas-b" in printed
     (ranked,) = Run.read_trec(tmp_path / "out/runs/bm25.trec").values()
     assert [document.doc_id for document in ranked] == ["11", "12"]
     inputs = json.loads((tmp_path / "out/provenance.json").read_text())["inputs"]
@@ -108,28 +111,25 @@ def test_ids_by_system_come_from_the_named_file_of_the_pinned_commit(hub, commit
     assert not [path for path in asked if ".pkl" in path or "bm25_1k" in path]
 
 
-def test_the_only_file_needs_no_name_and_no_script_is_run(hub, commits, home, tmp_path):
-    done = imported(
-        hub, home, tmp_path / "out", "--repo", "tv/msmarco", "--revision", commits["tv/msmarco"], "--form", "tevatron"
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_the_only_file_needs_no_name_and_no_script_is_run(hub, commits, imported, tmp_path):
+    imported("--repo", "tv/msmarco", "--revision", commits["tv/msmarco"], "--form", "tevatron")
     collection = load_collection(tmp_path / "out", "train")
     assert collection.queries == {"q": "what"} and collection.corpus.ids == ["p", "n"]
 
 
-def test_a_pattern_is_several_files_in_the_order_of_their_names(hub, commits, home, tmp_path):
+def test_a_pattern_is_several_files_in_the_order_of_their_names(hub, commits, imported, tmp_path):
     options = ["--repo", "bge/full", "--revision", commits["bge/full"], "--form", "flag_embedding"]
-    done = imported(hub, home, tmp_path / "out", *options, "--file", "data/fever-*.parquet")
-    assert done.returncode == 0 and "runs: negatives, teacher" in done.stdout, done.stderr[-3000:]
+    printed = imported(*options, "--file", "data/fever-*.parquet")
+    assert "runs: negatives, teacher" in printed
     collection = load_collection(tmp_path / "out", "train")
     assert list(collection.queries.values()) == ["one", "two"]
     assert sorted(collection.corpus.texts()) == ["never", "no", "yes"]
 
 
-def test_what_is_not_there_is_one_line_with_what_is_and_a_commit_that_is_missing_is_named(hub, commits, home):
+def test_what_is_not_there_is_one_line_with_what_is_and_a_commit_that_is_missing_is_named(hub, commits, tmp_path):
     asked = [("st/hard", None), ("bge/full", "data/nq-*"), ("st/gone", "x.jsonl"), ("st/hard", "*bm25_1k*")]
     command = [sys.executable, "-W", "always", "-c", FOUND, json.dumps(asked)]
-    environment = hub.environment(home) | {"PYTHONPATH": str(REPOSITORY)}
+    environment = hub.environment(tmp_path) | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     several, none, gone, one = json.loads(done.stdout)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scripts import one_thread, script
 
 from r2anker_hf.retrievers.parts import search_in_parts
 from r2anker_hf.run import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 LAUNCH = [*"-m torch.distributed.run --standalone --nproc_per_node 2".split()]
 RETRIEVERS = ("bm25", "dense", "splade")
 SIZES = {"passages": 150, "test": 20, "dev": 15}
@@ -87,33 +89,43 @@ def settings_of(retriever, out, tiny_model, sparse_model):
     return path
 
 
-def start(settings, *launch, **environment):
-    command = [sys.executable, *launch, str(REPOSITORY / "recipes" / "retrieve.py"), "--config", str(settings)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def finish(process):
-    printed = process.communicate(timeout=300)[0].decode()
-    assert process.returncode == 0, printed[-3000:]
-    return printed
+def done_here(settings):
+    """The recipe in this process, with the threads that a launched one has."""
+    with one_thread():
+        done = script("recipes/retrieve.py", "--config", settings)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory, tiny_model, sparse_model):
     """Each retriever's stage, done by one process at once."""
     folder = tmp_path_factory.mktemp("unbroken")
-    running = {name: start(settings_of(name, folder / name, tiny_model, sparse_model)) for name in RETRIEVERS}
-    for process in running.values():
-        finish(process)
+    for name in RETRIEVERS:
+        done_here(settings_of(name, folder / name, tiny_model, sparse_model))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory, tiny_model, sparse_model):
+    """The same by two processes, which do one stage after the other."""
+    folder = tmp_path_factory.mktemp("by_two")
+    settings = [settings_of(name, folder / name, tiny_model, sparse_model) for name in RETRIEVERS]
+    command = [
+        sys.executable,
+        *LAUNCH,
+        str(REPOSITORY / "tests/scripts.py"),
+        "recipes/retrieve.py",
+        *map(str, settings),
+    ]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
 @pytest.mark.parametrize("retriever", RETRIEVERS)
-def test_two_processes_write_the_bytes_of_one(retriever, unbroken, tmp_path, tiny_model, sparse_model):
-    finish(start(settings_of(retriever, tmp_path / "two", tiny_model, sparse_model), *LAUNCH))
-    assert (tmp_path / "two" / "run.trec").read_bytes() == (unbroken / retriever / "run.trec").read_bytes()
-    assert len(Run.read_trec(tmp_path / "two" / "run.trec")) == 20
+def test_two_processes_write_the_bytes_of_one(retriever, unbroken, by_two):
+    assert (by_two / retriever / "run.trec").read_bytes() == (unbroken / retriever / "run.trec").read_bytes()
+    assert len(Run.read_trec(by_two / retriever / "run.trec")) == 20
 
 
 @pytest.mark.parametrize(
@@ -125,7 +137,10 @@ def test_kill_and_again_gives_the_bytes_of_an_unbroken_run(
     retriever, when, unbroken, tmp_path, tiny_model, sparse_model
 ):
     settings, working = settings_of(retriever, tmp_path / "out", tiny_model, sparse_model), tmp_path / ".out.partial"
-    process = start(settings)
+    command = [sys.executable, "recipes/retrieve.py", "--config", str(settings)]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     deadline = time.monotonic() + 120
     while not (working / when).exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -133,7 +148,7 @@ def test_kill_and_again_gives_the_bytes_of_an_unbroken_run(
     process.communicate()
     assert not (tmp_path / "out").exists()
     kept = {path.relative_to(working): path.stat().st_mtime_ns for path in working.glob("index/0*")}
-    finish(start(settings))
+    done_here(settings)
     assert (tmp_path / "out" / "run.trec").read_bytes() == (unbroken / retriever / "run.trec").read_bytes()
     assert all((tmp_path / "out" / path).stat().st_mtime_ns == written for path, written in kept.items())
     index = unbroken / retriever / "index"

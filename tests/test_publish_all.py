@@ -25,13 +25,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def publish(loopback_hub, finished, student, tmp_path):
-    """Run the recipe over the whole story; its options are appended or replaced."""
+def story(finished, student, tmp_path):
+    """The options that publish the whole story."""
+    options = {"negatives": finished / "negatives", "ranker": finished / "ranker", "retriever": student}
+    return options | {"ranker_report": finished / "report", "repo_id": "me/toy", "output_dir": tmp_path / "out"}
+
+
+@pytest.fixture
+def publish(story, tmp_path):
+    """Run the recipe over the whole story in this process; its options are appended or replaced."""
 
     def run(**more):
-        options = {"negatives": finished / "negatives", "ranker": finished / "ranker", "retriever": student}
-        options |= {"ranker_report": finished / "report", "repo_id": "me/toy", "output_dir": tmp_path / "out"}
-        options = {name: value for name, value in (options | more).items() if value is not None}
+        options = {name: value for name, value in (story | more).items() if value is not None}
         module = recipe("publish_all")
         configs = (module.StoryConfig, module.Sending, module.StatedOfAll)
         module.main(*parse_config(*configs, args=arguments(**options)))
@@ -147,14 +152,13 @@ def check_whole(hub):
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_calls_main_is_never_half_there_and_the_same_command_ends(kills, finished, student, tmp_path):
-    options = {"negatives": finished / "negatives", "ranker": finished / "ranker", "retriever": student}
-    options |= {"ranker_report": finished / "report", "repo_id": "me/toy", "output_dir": tmp_path / "out"}
-    command = [sys.executable, "-W", "ignore", str(RECIPES / "publish_all.py"), *arguments(**options)]
+def test_killed_at_random_calls_main_is_never_half_there_and_the_same_command_ends(
+    kills, story, publish, talk_to, tmp_path
+):
+    command = [sys.executable, "-W", "ignore", str(RECIPES / "publish_all.py"), *arguments(**story)]
     chance, whole, calls, died = random.Random(7), None, 0, 0
 
-    def launch(hub, left=math.inf):
-        before = len(hub.requests)
+    def launch(hub, left):
         environment = hub.environment(tmp_path / "home", "hf_write") | {"PYTHONPATH": str(REPOSITORY)}
         hub.left, hub.caller = math.inf, None
         with open(tmp_path / "printed", "wb") as printed:
@@ -163,24 +167,26 @@ def test_killed_at_random_calls_main_is_never_half_there_and_the_same_command_en
             code = process.wait(timeout=600)
         hub.caller = None
         assert code in (0, -signal.SIGKILL), (tmp_path / "printed").read_text()[-3000:]
-        return code, len(hub.requests) - before
+        return code
 
     def contents(hub):
         return {name: hub.content(name, repo_type, "v1.0.0") for repo_type, name in hub.repos}
 
     while died < kills:
         with Killer() as hub:
+            talk_to(hub)
             if whole is None:
-                _, calls = launch(hub)
-                whole = contents(hub)
+                publish()
+                whole, calls = contents(hub), len(hub.requests)
                 assert set(whole) == {"me/toy-negatives", "me/toy-ranker", "me/toy-retriever"}
                 continue
             code = None
             while code != 0 and died < kills:
-                code, _ = launch(hub, chance.randrange(1, calls))
+                code = launch(hub, chance.randrange(1, calls))
                 died += code != 0
                 check_whole(hub)
-            assert code == 0 or launch(hub)[0] == 0
+            if code != 0:
+                publish()
             check_whole(hub)
             told = contents(hub)
             assert {name: sorted(files) for name, files in told.items()} == {n: sorted(f) for n, f in whole.items()}

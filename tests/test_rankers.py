@@ -13,7 +13,8 @@ import pytest
 import torch
 from broken_models import copied, unaligned
 from rerank_toy import collection as toy_collection
-from rerank_toy import first_stage
+from rerank_toy import first_stage, rerank
+from scripts import one_thread
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from r2anker_hf.collection.collection import Collection, Corpus
@@ -234,32 +235,36 @@ def test_another_batch_size_goes_on_with_the_scores_that_are_there(tiny_model, t
             assert next(scores) == pytest.approx(next(scores), abs=1e-5)
 
 
-def reranked_by(model, folder, *arguments, processes=1, threads=1):
-    """The bytes of a run that `rerank_toy.py` wrote; None if it was killed."""
-    (folder / "work").mkdir(parents=True, exist_ok=True)
+def launched(model, folder, *arguments, processes=1):
+    """The exit code of `rerank_toy.py`, in processes of its own."""
+    (folder / "work").mkdir(parents=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     script = [str(Path(__file__).with_name("rerank_toy.py")), str(model), str(folder), *arguments]
     command = [*launch, *script] if processes > 1 else [sys.executable, *script]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}  # torchrun sets 1
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun sets it
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    if done.returncode == -signal.SIGKILL:
-        return None
-    assert done.returncode == 0, done.stderr[-3000:]
-    return (folder / "run.trec").read_bytes()
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
+    return done.returncode
 
 
 def test_a_killed_reranking_and_any_number_of_processes_write_the_same_bytes(tiny_model, tmp_path):
     model = copied(tiny_model, tmp_path / "model")
     unaligned(model)  # where weights lie in a file must not show
-    whole = reranked_by(model, tmp_path / "whole")
+    (tmp_path / "whole" / "work").mkdir(parents=True)
+    with one_thread():
+        rerank(model, tmp_path / "whole")
+    whole = (tmp_path / "whole" / "run.trec").read_bytes()
     assert whole.count(b"\n") == 36
-    assert reranked_by(model, tmp_path / "killed", "3") is None
+    assert launched(model, tmp_path / "killed", "3") == -signal.SIGKILL
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "work").rglob("*.npy")}
     assert sum(path.name.startswith("scores-") for path in written) == 3
-    assert reranked_by(model, tmp_path / "killed") == whole
+    with one_thread():
+        rerank(model, tmp_path / "killed")
+    assert (tmp_path / "killed" / "run.trec").read_bytes() == whole
     assert written.items() <= {path: path.stat().st_mtime_ns for path in written}.items()  # nothing was done twice
     assert len(list((tmp_path / "killed" / "work").glob("scores-*"))) > 5
-    assert reranked_by(model, tmp_path / "two", processes=2) == whole
+    assert launched(model, tmp_path / "two", processes=2) == 0
+    assert (tmp_path / "two" / "run.trec").read_bytes() == whole
 
 
 def test_what_a_ranker_says_of_its_attention_is_not_saved(saved):

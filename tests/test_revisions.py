@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_server import Hub
+from scripts import script
 
 from r2anker_hf.publishing.preparing import Stated, prepare
+from r2anker_hf.stage import pinned
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CLIENT = """
@@ -30,30 +33,17 @@ except InputError as error:
 print(json.dumps(told))
 """
 
-PINNED = """
-import json
-from types import SimpleNamespace
-from r2anker_hf.stage import pinned
 
-config = SimpleNamespace(model="me/toy", model_revision="main", ranker="me/none", ranker_revision=None)
-config, inputs = pinned(config, model="model", ranker="model")
-print(json.dumps([inputs["model"], config.model_revision, inputs["ranker"], config.ranker_revision]))
-"""
-
-
-def attempt(command, environment):
-    command = [sys.executable, *command]
-    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-
-
-def run(command, environment):
-    done = attempt(command, environment)
+def told_by(environment, *revisions):
+    """What a process of its own says: whether it may use the Hub is settled when it begins."""
+    command = [sys.executable, "-c", CLIENT, *revisions]
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.hub
-def test_one_commit_a_warning_the_cache_and_a_verification(finished, tmp_path):
+def test_one_commit_a_warning_the_cache_and_a_verification(finished, tmp_path, talk_to):
     with Hub() as hub:
         base = hub.commit("them/base", {"config.json": b"{}"}, kind="model")
         options = {"report": finished / "report", "stated": Stated(base_model=f"them/base@{base}")}
@@ -64,16 +54,20 @@ def test_one_commit_a_warning_the_cache_and_a_verification(finished, tmp_path):
         code |= {"config.json": json.dumps(config).encode(), "code.py": b"raise SystemExit('code was run')"}
         hub.commit("me/code", code, kind="model")
         environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-        told = json.loads(run(["-c", CLIENT, commit], environment).splitlines()[-1])
+        told = told_by(environment, commit)
         assert told["warned"][0] == [f"me/toy is read at its newest commit, {commit}; pin it with revision='{commit}'"]
         assert told["warned"][1] == [] and told["scores"][0] == told["scores"][1]
         assert told["refused"].startswith("me/code: cannot be loaded as a ranker:")
-        offline = json.loads(run(["-c", CLIENT], environment | {"HF_HUB_OFFLINE": "1"}).splitlines()[-1])
+        offline = told_by(environment | {"HF_HUB_OFFLINE": "1"})
         assert offline["warned"] == told["warned"][:1] and offline["scores"] == told["scores"][:1]
+        talk_to(hub)
         verify = ["recipes/verify.py", "--repo_id", "me/toy", "--revision", commit]
-        printed = run(verify, environment)
-        assert f"holds        model them/base at {base[:12]} exists" in printed and " 0 fail, " in printed
-        assert json.loads(run(["-c", PINNED], environment)) == [f"me/toy@{commit}", commit, "me/none@main", None]
+        done = script(*verify)
+        assert f"holds        model them/base at {base[:12]} exists" in done.stdout and " 0 fail, " in done.stdout
+        config = SimpleNamespace(model="me/toy", model_revision="main", ranker="me/none", ranker_revision=None)
+        config, inputs = pinned(config, model="model", ranker="model")
+        assert inputs == {"model": f"me/toy@{commit}", "ranker": "me/none@main"}
+        assert (config.model_revision, config.ranker_revision) == (commit, None)
         del hub.repos["model", "them/base"]
-        done = attempt(verify, environment)
+        done = script(*verify)
         assert done.returncode == 1 and f"them/base@{base}: is not on the Hub" in done.stdout

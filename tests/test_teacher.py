@@ -16,7 +16,8 @@ import pytest
 import torch
 from broken_models import copied, unaligned
 from datasets import Dataset
-from teach_toy import QUERIES, mined
+from scripts import one_thread
+from teach_toy import QUERIES, mined, teach
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from r2anker_hf.collection.collection import Corpus
@@ -161,35 +162,43 @@ def test_a_folder_gives_no_score_of_another_teacher(tiny_model, tmp_path, other)
     assert len(list((tmp_path / "work").iterdir())) == 2
 
 
-def taught_by(model, folder, *arguments, processes=1):
-    """The bytes of the dataset that `teach_toy.py` wrote; None if it was killed."""
-    folder.mkdir(exist_ok=True)
+def launched(model, folder, *arguments, processes=1):
+    """The exit code of `teach_toy.py`, in processes of its own."""
+    folder.mkdir()
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     script = [str(Path(__file__).with_name("teach_toy.py")), str(model), str(folder), *arguments]
     command = [*launch, *script] if processes > 1 else [sys.executable, *script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun sets it
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    if done.returncode == -signal.SIGKILL:
-        return None
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
+    return done.returncode
+
+
+def taught_in(folder):
+    """The bytes of the dataset."""
     return {path.name: path.read_bytes() for path in (folder / "taught").rglob("*") if path.is_file()}
 
 
 def test_a_killed_teacher_and_any_number_of_processes_write_the_same_bytes(tiny_model, tmp_path):
     model = copied(tiny_model, tmp_path / "model")
     unaligned(model)  # where weights lie in a file must not show
-    whole = taught_by(model, tmp_path / "whole")
+    with one_thread():
+        teach(model, tmp_path / "whole")
+    whole = taught_in(tmp_path / "whole")
     parquet = {"train-00000-of-00001.parquet", "corpus-00000-of-00001.parquet"}
     assert whole.keys() == {*parquet, "manifest.json", "README.md"}
-    assert taught_by(model, tmp_path / "killed", "10") is None
+    assert launched(model, tmp_path / "killed", "10") == -signal.SIGKILL
     work = tmp_path / "killed" / "work"
     written = {path: path.stat().st_mtime_ns for path in work.rglob("scores-*.npy")}
     assert {path.parent.name for path in written} == {"work", "block-00001"}  # in the middle of the second block
     assert not (tmp_path / "killed" / "taught").exists()
-    assert taught_by(model, tmp_path / "killed") == whole
+    with one_thread():
+        teach(model, tmp_path / "killed")
+    assert taught_in(tmp_path / "killed") == whole
     kept = [path for path in written if path.parent == work]
     assert kept and all(path.stat().st_mtime_ns == written[path] for path in kept)  # nothing was done twice
-    assert taught_by(model, tmp_path / "two", processes=2) == whole
+    assert launched(model, tmp_path / "two", processes=2) == 0
+    assert taught_in(tmp_path / "two") == whole
 
 
 def test_scores_are_those_of_the_ranker(tiny_model, tmp_path):

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from r2anker_hf.models.attention import by_length, nested
-from r2anker_hf.models.padding_free import LAYERS, batches, forward, is_padding_free, use_padding_free
+from r2anker_hf.models.padding_free import (
+    BUILT_AS_BERT,
+    LAYERS,
+    batches,
+    forward,
+    is_padding_free,
+    use_first_tokens,
+    use_padding_free,
+)
 
 SIZES = {"vocab_size": 50, "num_hidden_layers": 3, "num_attention_heads": 2, "max_position_embeddings": 80}
 OWN = {
@@ -68,6 +76,17 @@ def test_logits_and_gradients_are_those_of_the_padded_model(both, lengths):
     assert torch.allclose(logits, expected, atol=1e-5)
     for ours, theirs in zip(*gradients, strict=True):
         assert ours is theirs is None or torch.allclose(ours, theirs, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", sorted(LAYERS))
+def test_an_export_computes_no_other_row_of_the_last_layer_than_the_first_tokens(kind):
+    padded, exported = tiny(kind, attn_implementation="eager"), tiny(kind, attn_implementation="eager")
+    use_first_tokens(exported)
+    inputs, lengths = pairs_of(padded, [3, 30, 12])
+    logits = [forward(model.eval(), inputs, lengths.numpy()) for model in (padded, exported)]
+    assert torch.allclose(*logits, atol=1e-5)
+    hidden = exported(inputs["input_ids"], output_hidden_states=True).hidden_states[-1]
+    assert hidden.shape[1] == (1 if kind in BUILT_AS_BERT else 30)
 
 
 def test_a_plain_padded_call_stays_what_it_was(both):

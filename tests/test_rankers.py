@@ -143,6 +143,16 @@ def test_rerank_refuses_what_it_cannot_read(ranker, collection):
         ranker.rerank(Run({"q9": [("d1", 1.0)]}), collection)
 
 
+def test_half_precision_on_a_cpu_scores_nearly_the_same_and_is_not_saved(tiny_model, ranker, tmp_path):
+    half = CrossEncoderRanker.from_pretrained(tiny_model, max_length=48, device="cpu", dtype=torch.bfloat16)
+    assert {weights.dtype for weights in half.model.parameters()} == {torch.bfloat16}
+    pairs = [("cat", f"the {'dog and cat ' * n}house") for n in range(9)]
+    exact = ranker.score(pairs)
+    assert 0 < np.abs(half.score(pairs) - exact).max() < 0.02 * max(1, np.abs(exact).max())
+    with pytest.raises(InputError, match="was loaded as torch.bfloat16; load it without dtype to save"):
+        half.save_pretrained(tmp_path / "half")
+
+
 def test_broken_weights_are_said_to_be_so(tiny_model):
     ranker = CrossEncoderRanker.from_pretrained(tiny_model, device="cpu")
     ranker.model.classifier.weight.data.fill_(float("nan"))

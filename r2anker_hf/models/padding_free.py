@@ -60,6 +60,16 @@ def use_padding_free(model: PreTrainedModel) -> bool:
     return True
 
 
+def use_first_tokens(model: PreTrainedModel) -> None:
+    """Let the last layer of a padded model compute each pair's first token only, if it is built as BERT's.
+
+    The classifier's logits stay what they are. It is for models that are exported: `use_padding_free` does the same.
+    """
+    if model.config.model_type in BUILT_AS_BERT:
+        layers: Any = model.get_submodule(LAYERS[model.config.model_type])
+        layers[-1].forward = partial(_first_rows_as_bert, layers[-1])
+
+
 def use_packed_attention(model: PreTrainedModel) -> None:
     """Let a model also read texts laid end to end, as `packed` makes them; a padded call gives what it gave."""
     AttentionInterface.register(NAME, packed_attention)
@@ -185,6 +195,18 @@ def _first_tokens_as_bert(layer: Any, hidden_states: torch.Tensor, *args, **kwar
     return layer.feed_forward_chunk(output).transpose(0, 1)
 
 
+def _first_rows_as_bert(layer: Any, hidden_states: torch.Tensor, mask: torch.Tensor | None, *args, **kwargs):
+    """Of a padded batch, each pair's first token: [pairs, 1, hidden size]. The mask is what is added to the scores."""
+    attention = layer.attention.self
+    first = hidden_states[:, :1]
+    query = _heads(attention.query(first), attention)
+    key, value = (_heads(project(hidden_states), attention) for project in (attention.key, attention.value))
+    scores = torch.matmul(query, key.transpose(2, 3)) * attention.scaling
+    scores = scores if mask is None else scores + mask[:, :, :1]
+    context = torch.matmul(scores.softmax(dim=-1), value).transpose(1, 2).reshape(first.shape)
+    return layer.feed_forward_chunk(layer.attention.output(context, first))
+
+
 def _heads(values: torch.Tensor, attention: Any) -> torch.Tensor:
-    """[1, tokens, hidden size] to [1, heads, tokens, head size]."""
+    """[pairs, tokens, hidden size] to [pairs, heads, tokens, head size]."""
     return values.view(*values.shape[:2], -1, attention.attention_head_size).transpose(1, 2)

@@ -20,12 +20,15 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ..models.loading import load, load_tokenizer, loading
+from ..models.padding_free import use_first_tokens
 from ..records import InputError
 
 FILES = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_quantized.onnx"}
 """What a backend reads."""
-OPSET = 18
+OPSET = 20  # the first with Gelu as one operator, to which onnxruntime fuses the bias
 LARGEST = 2 * 10**9  # bytes of weights: one protobuf file holds less than 2 GiB
+SLOWER = ["SkipLayerNormFusion"]  # onnxruntime normalises faster by itself than together with the sum before
+BATCH_SIZE = 8  # pairs of full length, of which onnxruntime holds all activations at once
 SAMPLE = (("a query", "a passage that is longer"), ("another", ""))  # of unlike length, so that the mask is traced
 
 
@@ -41,6 +44,8 @@ def export(folder: str | os.PathLike) -> None:
     folder = Path(folder)
     onnx, _ = packages()
     model = load(AutoModelForSequenceClassification, folder, kind="ranker", labels=1).eval()
+    model.set_attn_implementation("eager")  # the mask is added once; PyTorch's own guards every score against NaN
+    use_first_tokens(model)
     if sum(value.nbytes for value in model.state_dict().values()) > LARGEST:
         raise InputError(f"{folder}: weights of more than {LARGEST:,} bytes do not fit into one ONNX file")
     target = folder / FILES["onnx"]
@@ -78,11 +83,15 @@ class OnnxModel:
     def __init__(self, path: Path, config: Any, name: str):
         _, onnxruntime = packages()
         self.path, self.config, self.name_or_path, self.device = path, config, name, torch.device("cpu")
+        self.dtype = torch.float32  # of its inputs' and outputs' numbers
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.enable_mem_pattern = False  # it is kept by shape, and every batch has another
         options.log_severity_level = 3  # errors
         with loading(name, f"ranker ({path.name})"):
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER
+            )
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike, revision: str | None, backend: str) -> OnnxModel:

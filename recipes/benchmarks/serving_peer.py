@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import sentence_transformers
 import torch
 from sentence_transformers import CrossEncoder
 
+Clock = Callable[[], float]
 FILES = {"onnx": "onnx/model.onnx", "openvino": "openvino/openvino_model.xml"}
 CALIBRATION = "calibration"  # folder with a CSV file: texts by which OpenVINO's int8 is calibrated
 
@@ -25,16 +27,16 @@ CALIBRATION = "calibration"  # folder with a CSV file: texts by which OpenVINO's
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    sides: dict[str, CrossEncoder] = {}
+    sides: dict[str, tuple[CrossEncoder, Clock]] = {}
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line), sides)), file=answers, flush=True)
 
 
-def answer(call: dict[str, Any], sides: dict[str, CrossEncoder]) -> dict[str, Any]:
+def answer(call: dict[str, Any], sides: dict[str, tuple[CrossEncoder, Clock]]) -> dict[str, Any]:
     """Loads a side, or takes the seconds of `rank` or `predict`, by what the call holds beside the side's name.
 
     Args:
-        call: `folder` and `threads`; or `query`, `documents` and `batch_size`; or `pairs` and `batch_size`.
+        call: `folder`, `threads` and `cpu_time`, or `batch_size` and either `query` and `documents`, or `pairs`.
         sides: those that are loaded, which this function adds to.
 
     Returns:
@@ -42,15 +44,17 @@ def answer(call: dict[str, Any], sides: dict[str, CrossEncoder]) -> dict[str, An
     """
     name = call["side"]
     if "folder" in call:
-        sides[name] = load(name, Path(call["folder"]), call["threads"])
-        return {"version": sentence_transformers.__version__, "precision": precision(sides[name])}
+        model = load(name, Path(call["folder"]), call["threads"])
+        sides[name] = model, time.process_time if call["cpu_time"] else time.perf_counter
+        return {"version": sentence_transformers.__version__, "precision": precision(model)}
+    model, clock = sides[name]
     size = {"batch_size": call["batch_size"], "show_progress_bar": False}
-    started = time.perf_counter()
+    started = clock()
     if "pairs" in call:
-        scores = sides[name].predict([tuple(pair) for pair in call["pairs"]], **size)
-        return {"seconds": time.perf_counter() - started, "scores": scores.tolist()}
-    ranked = sides[name].rank(call["query"], call["documents"], **size)
-    seconds = time.perf_counter() - started
+        scores = model.predict([tuple(pair) for pair in call["pairs"]], **size)
+        return {"seconds": clock() - started, "scores": scores.tolist()}
+    ranked = model.rank(call["query"], call["documents"], **size)
+    seconds = clock() - started
     scores = {one["corpus_id"]: float(one["score"]) for one in ranked}
     return {"seconds": seconds, "scores": [scores[place] for place in range(len(scores))]}
 

@@ -161,7 +161,7 @@ def measured(plan: Plan, name: str, kind: str) -> Measured:
     free = {first: evaluate_run(collection.qrels, run, study.measures) for first, run in lists.items()}
     return Measured(
         name=name if kind == "test" else f"{name}.{kind}",
-        title=f"{name}, {collection.split}",
+        title=f"{name}, {collection.split}" + (": queries learned from" if kind == "train" else ""),
         tables=[make_table(of, study.reference, measure) for measure, of in values.items()],
         free={one: {first: statistics.mean(free[first][one].values()) for first in free} for one in values},
         runs=runs,

@@ -136,6 +136,7 @@ class Task(NamedTuple):
     def command(self, launch: Sequence[str] = ("python",)) -> list[str]:
         """What one types to make the folder.
 
+        >>> import shlex
         >>> shlex.join(Task("mine", {"depth": 7, "runs": {"bm25": "A"}, "use_titles": False}, Path("D")).command())
         'python recipes/mine.py --depth 7 --runs bm25=A --use_titles false --output_dir D'
         """

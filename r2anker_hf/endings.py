@@ -5,15 +5,17 @@
 | bad input, or the system refuses | 2 | what is wrong with which file or option |
 | a package is missing | 2 | which one, and what to install |
 | Ctrl-C | 130 | how to go on |
+| another process of the launch is gone | 1 | how to go on |
 | anything else: a fault of the program | 1 | the error, and the file that holds its trace |
 
-Of several processes in one launch, one prints the line.
+Of several processes in one launch, one prints the line; where one is gone, one of each machine.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import tempfile
 import time
@@ -38,6 +40,8 @@ _REFUSALS = {
     *(errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS),
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
 }
+_PLACE = re.compile(r"^\[\S+:\d+\] ")  # the line of gloo's source
+_SILENCE = ("gloo", "Gloo", "NCCL", "ncclRemoteError", "TCPStore", "Broken pipe", "timed out", "Timed out")
 
 
 def end(error: BaseException, output_dir: str | os.PathLike | None = None) -> NoReturn:
@@ -55,6 +59,11 @@ def end(error: BaseException, output_dir: str | os.PathLike | None = None) -> No
         time.sleep(GRACE_S)
     if refused is not None:
         _leave(f"error: {refused}", 2)
+    if is_left_alone(error):
+        why = _PLACE.sub("", first_line(error)).partition(". ")[0]
+        gone = f"another process of this launch has ended, or its machine cannot be reached ({why})"
+        again = "; give the same command again to go on" if output_dir else ""
+        _leave(f"error: {gone}{again}" if _of_this_machine() == 0 else None, 1)
     what = f"{type(error).__name__}: {first_line(error)}"
     _leave(f"error: {what}; the full trace is in {_write_trace(error, output_dir)}, {SHOW_TRACE}=1 prints it", 1)
 
@@ -69,6 +78,11 @@ def refusal(error: BaseException, output_dir: str | os.PathLike | None = None) -
         return None
     above = output_dir and isinstance(error.filename, str) and Path(output_dir).is_relative_to(error.filename)
     return f"{error.filename or 'writing'}: {error.strerror}" if above or error.errno in _REFUSALS else None
+
+
+def is_left_alone(error: BaseException) -> bool:
+    """Whether another process of the launch was waited for in vain; gloo and NCCL say it in words of their own."""
+    return _processes() > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SILENCE)
 
 
 def first_line(error: BaseException) -> str:
@@ -105,6 +119,11 @@ def _leave(line: str | None, code: int) -> NoReturn:
 def _rank() -> int:
     """This process among those of the launch; launchers say so in the environment."""
     return int(os.environ.get("RANK", 0))
+
+
+def _of_this_machine() -> int:
+    """This process among those that the launch has on this machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def _processes() -> int:

@@ -13,7 +13,8 @@ from r2anker_hf.config import parse_config
 
 LINKED = [*PAGES, *NOTEBOOKS, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "recipes/results/RESULTS.md"]
 MOST_WORDS = 19
-PROGRAMS = {"nproc_per_node", "config_file", "quiet"}  # options of torch.distributed.run and accelerate
+# options of torch.distributed.run and accelerate
+PROGRAMS = {"config_file", "cpu", "multi_gpu", "nproc_per_node", "num_processes", "quiet"}
 
 
 def hooks():

@@ -102,6 +102,38 @@ def test_other_endings(error, code, line, tmp_path, capsys):
     assert ended(error, tmp_path / "out", capsys) == (code, line)
 
 
+READ_ERROR = "Read error [10.77.0.2]:2740: Connection reset by peer"
+NCCL_ERROR = "NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited or there was a network error"
+GONE = {
+    f"[/a/gloo/tcp/pair.cc:537] {READ_ERROR}. This is typically caused by bugs.": READ_ERROR,
+    f"{NCCL_ERROR}\nLast error:": NCCL_ERROR,
+}
+
+
+@pytest.mark.parametrize("message", GONE)
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_where_a_process_is_gone_one_of_each_machine_says_so(message, local_rank, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(endings, "GRACE_S", 0.0)
+    for name, value in {"RANK": 2 + local_rank, "LOCAL_RANK": local_rank, "WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    code, printed = ended(RuntimeError(message), tmp_path / "out", capsys)
+    line = (
+        "error: another process of this launch has ended, or its machine cannot be reached "
+        f"({GONE[message]}); give the same command again to go on\n"
+    )
+    assert code == 1 and printed == ("" if local_rank else line) and not list(tmp_path.iterdir())
+
+
+def test_a_fault_of_the_program_is_none_of_the_launch(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(endings, "GRACE_S", 0.0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, printed = ended(RuntimeError("shapes differ"), tmp_path / "out", capsys)
+    assert code == 1 and printed.startswith("error: RuntimeError: shapes differ; the full trace is in")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    code, printed = ended(RuntimeError(next(iter(GONE))), tmp_path / "out", capsys)
+    assert printed.startswith("error: RuntimeError: [/a/gloo")
+
+
 def test_the_line_is_not_glued_to_a_progress_bar(tmp_path, capsys):
     from tqdm import tqdm
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from r2anker_hf.collection.collection import Collection
 from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import run_recipe
+from r2anker_hf.ranges import COUNT
 from r2anker_hf.stage import pinned, run_stage
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class PeerConfig(CollectionOptions):
     sampling_strategy: Literal["top", "random"] = field(
         default="top", metadata={"help": "The miner takes the first ones (its default), or any of them."}
     )
-    queries_a_step: int = field(default=16, metadata={"help": "Queries per optimiser step."})
+    queries_a_step: int = field(default=16, metadata={"help": "Queries per optimiser step.", "range": COUNT})
     max_steps: int = field(default=450, metadata={"help": "Optimiser steps."})
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate; the library's examples: 2e-5."})
     max_length: int = field(default=128, metadata={"help": "Tokens of a pair."})

@@ -172,7 +172,7 @@ def retriever(finished, tiny_model, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("retriever")
     model = SentenceTransformer(str(tiny_model), device="cpu")
-    save_encoder(model, folder / "D1", stage=1)
+    save_encoder(model, folder / "D1", number=1)
     collection = load_collection(str(finished / "toy"), "train")
     record = json.loads((finished / "ranker" / "provenance.json").read_text())
     record["inputs"] = {"model": record["inputs"]["model"], "collection": f"toy@{collection.revision}"}

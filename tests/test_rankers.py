@@ -153,6 +153,13 @@ def test_half_precision_on_a_cpu_scores_nearly_the_same_and_is_not_saved(tiny_mo
         half.save_pretrained(tmp_path / "half")
 
 
+def test_a_ranker_that_will_be_trained_keeps_float32_weights(tiny_model, tmp_path):
+    options = {"device": "cpu", "dtype": torch.bfloat16, "fresh_head": True}
+    starting = CrossEncoderRanker.from_pretrained(tiny_model, **options)
+    assert {weights.dtype for weights in starting.model.parameters()} == {torch.float32}
+    starting.save_pretrained(tmp_path / "trained")
+
+
 def test_broken_weights_are_said_to_be_so(tiny_model):
     ranker = CrossEncoderRanker.from_pretrained(tiny_model, device="cpu")
     ranker.model.classifier.weight.data.fill_(float("nan"))

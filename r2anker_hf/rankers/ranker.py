@@ -173,7 +173,8 @@ class CrossEncoderRanker(Reranker):
         """Load a ranker from a folder or the Hub, or any encoder to train one from; its weights become float32.
 
         On a CPU they become `dtype`, if that is given: casts to and from float32 between its operations would cost a
-        fifth of the time, and do not bring scores nearer to those of float32.
+        fifth of the time, and do not bring scores nearer to those of float32. With `fresh_head` they stay float32,
+        for training.
 
         Args:
             model: folder or Hub id.
@@ -204,7 +205,7 @@ class CrossEncoderRanker(Reranker):
                     AutoModelForSequenceClassification, model, revision, kind="ranker", fresh_head=fresh_head, labels=1
                 )
             loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-            if loaded.device.type == "cpu":
+            if loaded.device.type == "cpu" and not fresh_head:
                 loaded.to(kwargs.get("dtype", torch.float32))
         tokenizer = load_tokenizer(model, revision, "ranker")
         if backend == "torch":

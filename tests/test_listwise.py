@@ -239,3 +239,13 @@ def test_a_label_weight_is_a_share():
     for weight in (-0.1, 1.1, float("nan")):
         with pytest.raises(InputError, match="label_weight is .*, but must be at least 0 and at most 1"):
             ListwiseConfig(output_dir="unused", label_weight=weight)
+
+
+@pytest.mark.parametrize("objective", ["ranker", "retrievers"])
+@pytest.mark.parametrize("given", [{"retrievers": ["bm25"]}, {"policy": "softmax"}])
+def test_an_objective_refuses_what_its_draw_would_pass_over(objective, given):
+    from r2anker_hf.rankers.options import ListwiseOptions
+
+    assert ListwiseOptions(**given).objective == "labels"
+    with pytest.raises(InputError, match=f"{next(iter(given))} is given, but objective {objective} does not read it"):
+        ListwiseOptions(objective=objective, **given)

@@ -226,7 +226,7 @@ def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, cap
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"rankers": {"a": {"retrievers": ["xyz"]}}}, "rankers: a draws from 'xyz'; there are bm25, dense"),
+        ({"rankers": {"a": {"retrievers": ["xyz"]}}}, "rankers: a names 'xyz'; there are bm25, dense"),
         ({"first_stages": ["xyz"]}, "first_stages: 'xyz' is no retriever; choose among bm25, dense, fused"),
         ({"reference": "xyz"}, "reference: 'xyz' is no ranker; choose among bm25, joint, taught, dense, untrained"),
         ({"retrievers": {"bm25": {}, "D2": {"trained": "x/D2"}}}, "D2 takes 'x/D2'; there is own/D2"),
@@ -257,6 +257,15 @@ def test_a_study_of_ours_resolves_and_its_published_figures_have_their_cells(pat
     for task in plan.tasks():  # every option is one of its recipe's, and has a value that it takes
         module = recipe(task.recipe)
         parse_config(*configs_of(module.main), args=task.command()[2:])
+
+
+def test_what_a_row_must_stand_within_is_mined_whole_and_is_a_retriever(tmp_path):
+    study = Study.read("studies/paper.yaml")
+    plan = Plan(study, tmp_path)
+    assert plan.mining("nfcorpus").options["constraints"] == {"bm25": plan.run("nfcorpus", "train", "bm25")}
+    study.rankers["constrained"]["within"] = "xyz"
+    with pytest.raises(InputError, match="constrained names 'xyz'; there are bm25, D2, L2"):
+        study.check()
 
 
 def test_a_stage_that_fails_ends_the_study_with_its_command(toy, tmp_path):

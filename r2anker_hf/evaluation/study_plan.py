@@ -103,11 +103,10 @@ class Study:
 
     def _check_rankers(self) -> None:
         for name, options in self.rankers.items():
-            for retriever in options.get("retrievers", ()):
+            within = [options["within"]] if "within" in options else []
+            for retriever in [*options.get("retrievers", ()), *within]:
                 if retriever not in self.retrievers:
-                    raise InputError(
-                        f"rankers: {name} draws from {retriever!r}; there are {', '.join(self.retrievers)}"
-                    )
+                    raise InputError(f"rankers: {name} names {retriever!r}; there are {', '.join(self.retrievers)}")
             teacher = options.get(TAUGHT_BY)
             untaught = [row for row, given in self.rankers.items() if TAUGHT_BY not in given]
             if teacher is not None and teacher not in untaught:
@@ -240,6 +239,9 @@ class Plan:
         options = {**self._options(name), "split": self.splits(name)["train"], "runs": self._lists(name, "train")}
         if self._needs_fused():
             options["rankings"] = {FUSED: self.run(name, "train", FUSED)}
+        deeper = {row["within"] for row in self.study.rankers.values() if "within" in row}
+        if deeper:  # whole, where the mined lists are cut (Table 6)
+            options["constraints"] = {one: self.run(name, "train", one) for one in sorted(deeper)}
         return Task("mine", {**options, **self.study.mine}, self.root / name / "negatives")
 
     def teaching(self, name: str, row: str, seed: int) -> Task:

@@ -86,3 +86,7 @@ class ListwiseOptions(Sampling):
         super().__post_init__()
         if self.objective not in OBJECTIVES:
             raise InputError(f"no objective {self.objective!r}; choices: {', '.join(OBJECTIVES)}")
+        if self.objective != "labels":  # it draws from what teaches it, so these would be passed over
+            for name, default in (("retrievers", []), ("policy", "union")):
+                if getattr(self, name) != default:
+                    raise InputError(f"{name} is given, but objective {self.objective} does not read it")

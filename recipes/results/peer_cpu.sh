@@ -10,6 +10,7 @@
 # ROW          our row of the study                         (default bm25+dense)
 # SEEDS        of the trainings                             (default "42 43 44")
 # LOSSES       of the peer                                  (default "bce listnet lambda")
+# STEPS        of the peer's trainings                      (default 450, as the study has)
 # RATES        learning rates of the peer                   (default "1e-4 3e-4")
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -19,6 +20,7 @@ OUT=${OUT:-out/peer}
 ROW=${ROW:-bm25+dense}
 SEEDS=${SEEDS:-42 43 44}
 LOSSES=${LOSSES:-bce listnet lambda}
+STEPS=${STEPS:-450}
 RATES=${RATES:-1e-4 3e-4}
 . recipes/results/steps.sh
 collection apidocs
@@ -29,7 +31,7 @@ over_fused() { # over_fused RANKER SPLIT OUTPUT
 
 peer() { # peer LOSS RATE SEED OUTPUT
   python recipes/benchmarks/peer_ranker.py "${at[@]}" --model "$MODEL" --retriever "$MODEL" --loss "$1" \
-    --learning_rate "$2" --seed "$3" --num_negatives 6 --queries_a_step 16 --max_steps 450 --max_length 96 --depth 100 \
+    --learning_rate "$2" --seed "$3" --num_negatives 6 --queries_a_step 16 --max_steps "$STEPS" --max_length 96 --depth 100 \
     --bf16 true --output_dir "$4"
 }
 

@@ -98,7 +98,8 @@ def toy(tmp_path_factory, tiny_model):
         "retrievers": {"bm25": {"depth": 20}, "dense": {"trained": "own/D1", "depth": 20}},
         "first_stages": ["bm25", "fused"],
         "rankers": {"bm25": {"retrievers": ["bm25"]}, "joint": {}, "taught": {"taught_by": "bm25"}},
-        "rerankers": {"untrained": str(tiny_model), "dense": "dense"},
+        "start": {"objective": "ranker", "teacher_ranking": "fused"},
+        "rerankers": {"untrained": str(tiny_model), "dense": "dense", "unlabelled": "start"},
         "reference": "bm25",
         "seeds": [1, 2],
         "train_queries": 6,
@@ -141,11 +142,11 @@ def test_every_stage_is_done_once_and_leaves_an_ordinary_folder(finished):
     folder, done = finished
     recipes = [words[1].rpartition("/")[2] for words in done]
     # 2 retrievers x 2 splits; fused test and train; 1 set of candidates; 2 rows x 2 seeds; 1 teacher x 2 seeds
-    # for 1 more row; 8 rankers x 2 first stages x 2 splits
-    counts = {"train_retriever.py": 1, "retrieve.py": 4, "fuse.py": 2, "mine.py": 1, "train_ranker.py": 6}
-    counts |= {"teach.py": 2, "rerank.py": 32}
+    # for 1 more row; 1 start of all; 9 rankers x 2 first stages x 2 splits
+    counts = {"train_retriever.py": 1, "retrieve.py": 4, "fuse.py": 2, "mine.py": 1, "train_ranker.py": 7}
+    counts |= {"teach.py": 2, "rerank.py": 36}
     assert {name: recipes.count(name) for name in dict.fromkeys(recipes)} == counts
-    assert sum("--scored" in words for words in done) == 16  # over the second first stage
+    assert sum("--scored" in words for words in done) == 18  # over the second first stage
     assert all((folder / words[-1] / "provenance.json").is_file() for words in done)
     commands = (folder / "tables/commands.txt").read_text().splitlines()
     assert len(commands) == len(done) and all(line.startswith("python recipes/") for line in commands)
@@ -158,6 +159,16 @@ def test_rows_draw_from_the_retrievers_that_they_name(finished):
         for row in ("bm25", "joint")
     }
     assert told == {"bm25": ["bm25"], "joint": []}  # [] draws from all
+
+
+def test_rows_go_on_from_one_start_that_learned_from_the_fused_ranking(finished):
+    folder, _ = finished
+    start = folder / "toy/start"
+    told = yaml.safe_load((start / "config.yaml").read_text())
+    assert (told["objective"], told["teacher_ranking"], told["seed"]) == ("ranker", "fused", 1)
+    for row in ("bm25.1", "joint.2", "taught.2"):
+        told = yaml.safe_load((folder / f"toy/rankers/{row}/config.yaml").read_text())
+        assert (told["model"], told["objective"]) == (str(start), "labels")
 
 
 def test_a_row_is_taught_by_the_ranker_of_its_own_seed(finished):
@@ -197,6 +208,7 @@ def test_the_tables_hold_every_row_and_their_figures_agree(finished):
         ("joint", 2),
         ("taught", 2),
         ("dense", 1),
+        ("unlabelled", 1),
         ("untrained", 1),
     ]
     for row in table["rows"]:
@@ -220,7 +232,7 @@ def test_a_finished_study_does_nothing_twice_and_a_grown_one_only_what_is_new(to
 def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, capsys):
     assert study(toy[0], tmp_path / "out", dry_run="true") == [] and not (tmp_path / "out").exists()
     printed = capsys.readouterr().out
-    assert printed.count("python recipes/train_ranker.py") == 6 and "rerank: 32 to do, 0 done" in printed
+    assert printed.count("python recipes/train_ranker.py") == 7 and "rerank: 36 to do, 0 done" in printed
 
 
 @pytest.mark.parametrize(
@@ -228,11 +240,12 @@ def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, cap
     [
         ({"rankers": {"a": {"retrievers": ["xyz"]}}}, "rankers: a names 'xyz'; there are bm25, dense"),
         ({"first_stages": ["xyz"]}, "first_stages: 'xyz' is no retriever; choose among bm25, dense, fused"),
-        ({"reference": "xyz"}, "reference: 'xyz' is no ranker; choose among bm25, joint, taught, dense, untrained"),
+        ({"reference": "xyz"}, "reference: 'xyz' is no ranker; choose among bm25, joint, taught, dense, unlabelled, untrained"),
         ({"retrievers": {"bm25": {}, "D2": {"trained": "x/D2"}}}, "D2 takes 'x/D2'; there is own/D2"),
         ({"retrievers": {"D2": {"trained": "x/D2"}}, "trained": {}}, "there is nothing: add the section trained"),
         ({"rankers": {"bm25": {}, "a": {"taught_by": "a"}}}, "rankers: a is taught by 'a'; choose among bm25"),
         ({"rerankers": {"joint": "M"}}, "share a name"),
+        ({"start": {}}, "unlabelled is the rankers' start, and the section start says none"),
         ({"rerankers": {"x": "bm25"}}, "rerankers: x is 'bm25', which has no model that could rerank"),
         ({"collections": {"toy": {}}}, "toy says no collection"),
         ({"measures": ["xyz"]}, "xyz"),
@@ -294,7 +307,7 @@ def test_the_page_sorts_its_tables(finished, tmp_path):
     shown = seen(folder / "tables/study.html", tmp_path, click)
     rows = re.findall(r"<tr>.*?</tr>", shown[shown.index("<tbody>") : shown.index("</tbody>")], re.DOTALL)
     values = [float(re.findall(r'data-value="([^"]*)"', row)[-4]) for row in rows]
-    assert len(values) == 6 and values == sorted(values, reverse=True) and len(set(values)) > 1
+    assert len(values) == 7 and values == sorted(values, reverse=True) and len(set(values)) > 1
 
 
 def test_a_text_cannot_leave_the_script_that_holds_it():

@@ -20,6 +20,7 @@ from .measures import parse_measures
 
 FUSED = "fused"
 TAUGHT_BY = "taught_by"
+START = "start"
 SPLITS = {"train": "train", "dev": "dev", "test": "test"}
 
 
@@ -34,7 +35,8 @@ class Study:
         rankers: row -> options of its training; `taught_by: ROW` draws from that row's ranker (R2ANKER, Table 7).
         reference: the row that the others are tested against.
         seeds: of each training.
-        rerankers: row -> a folder or Hub id, or a retriever, which then reranks.
+        start: options of one training per collection, of the first seed, from which every ranker goes on.
+        rerankers: row -> a folder or Hub id, `start`, or a retriever, which then reranks.
         trained: key -> options of `train_retriever`, once per collection (R2ANKER, 4.2).
         train_queries: so many training queries are measured too (R2ANKER, Table 6); 0: none.
         fuse, mine, teach, train, rerank: further options of these recipes.
@@ -48,6 +50,7 @@ class Study:
     rankers: dict[str, dict[str, Any]]
     reference: str
     seeds: list[int] = field(default_factory=lambda: [42])
+    start: dict[str, Any] = field(default_factory=dict)
     rerankers: dict[str, str] = field(default_factory=dict)
     trained: dict[str, dict[str, Any]] = field(default_factory=dict)
     train_queries: int = 0
@@ -112,6 +115,8 @@ class Study:
             if teacher is not None and teacher not in untaught:
                 raise InputError(f"rankers: {name} is taught by {teacher!r}; choose among {', '.join(untaught)}")
         for name, ranker in self.rerankers.items():
+            if ranker == START and not self.start:
+                raise InputError(f"rerankers: {name} is the rankers' start, and the section start says none")
             if ranker in self.retrievers and not {"model", "trained"} & self.retrievers[ranker].keys():
                 raise InputError(f"rerankers: {name} is {ranker!r}, which has no model that could rerank")
         if self.rankers.keys() & self.rerankers.keys():
@@ -164,12 +169,13 @@ class Plan:
         self.study, self.root = study, root
 
     def preparation(self) -> list[list[Chain]]:
-        """What all rankers share: retrievers, first stages, their fusion and the candidates."""
+        """What all rankers share: retrievers, first stages, their fusion, the candidates and the start."""
         names, study = list(self.study.collections), self.study
         return [
             [[self.retriever_training(name, key)] for name in names for key in study.trained],
             [self.retrievals(name, retriever) for name in names for retriever in study.retrievers],
             [self.fusions(name) + [self.mining(name)] for name in names],
+            [[self.starting(name)] for name in names if study.start],
         ]
 
     def rankings(self) -> list[list[Chain]]:
@@ -251,6 +257,10 @@ class Plan:
         folder = self.root / name / "taught" / f"{teacher}.{seed}"
         return Task("teach", {**options, "teacher_ranking": teacher, **self.study.teach}, folder)
 
+    def starting(self, name: str) -> Task:
+        options = {"negatives": self.mining(name).folder, **self.study.train, **self.study.start}
+        return Task("train_ranker", {"seed": self.study.seeds[0], **options}, self.root / name / START)
+
     def training(self, name: str, row: str, seed: int) -> Task:
         own = dict(self.study.rankers[row])
         negatives = self.mining(name).folder
@@ -258,6 +268,8 @@ class Plan:
             negatives = self.teaching(name, row, seed).folder
             own = {"policy": "redistributed", "negatives_ranking": teacher, **own}
         options = {"negatives": negatives, **self.study.train, **own}
+        if self.study.start:
+            options["model"] = self.starting(name).folder
         return Task("train_ranker", {**options, "seed": seed}, self.root / name / "rankers" / f"{row}.{seed}")
 
     def rerankings(self, name: str, row: str, seed: int | None, kind: str) -> Chain:
@@ -277,6 +289,8 @@ class Plan:
         if seed is not None:
             return {"ranker": self.training(name, row, seed).folder, **self.study.rerank}
         ranker = self.study.rerankers[row]
+        if ranker == START:
+            return {"ranker": self.starting(name).folder, **self.study.rerank}
         if ranker not in self.study.retrievers:
             return {"ranker": ranker, **self.study.rerank}
         searched = {"dtype": "float32", **self.searched(name, ranker)}
@@ -344,4 +358,4 @@ class Plan:
         return {retriever: self.run(name, kind, retriever) for retriever in self.study.retrievers}
 
     def _needs_fused(self) -> bool:
-        return FUSED in self.study.first_stages or FUSED in self.study.train.values()
+        return FUSED in [*self.study.first_stages, *self.study.train.values(), *self.study.start.values()]

@@ -240,7 +240,10 @@ def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, cap
     [
         ({"rankers": {"a": {"retrievers": ["xyz"]}}}, "rankers: a names 'xyz'; there are bm25, dense"),
         ({"first_stages": ["xyz"]}, "first_stages: 'xyz' is no retriever; choose among bm25, dense, fused"),
-        ({"reference": "xyz"}, "reference: 'xyz' is no ranker; choose among bm25, joint, taught, dense, unlabelled, untrained"),
+        (
+            {"reference": "xyz"},
+            "reference: 'xyz' is no ranker; choose among bm25, joint, taught, dense, unlabelled, untrained",
+        ),
         ({"retrievers": {"bm25": {}, "D2": {"trained": "x/D2"}}}, "D2 takes 'x/D2'; there is own/D2"),
         ({"retrievers": {"D2": {"trained": "x/D2"}}, "trained": {}}, "there is nothing: add the section trained"),
         ({"rankers": {"bm25": {}, "a": {"taught_by": "a"}}}, "rankers: a is taught by 'a'; choose among bm25"),

@@ -10,8 +10,8 @@
 # ROW          our row of the study                         (default bm25+dense)
 # SEEDS        of the trainings                             (default "42 43 44")
 # LOSSES       of the peer                                  (default "bce listnet lambda")
-# STEPS        of the peer's trainings                      (default 450, as the study has)
-# RATES        learning rates of the peer                   (default "1e-4 3e-4")
+# STEPS        of the peer's trainings                      (default 200, as the study has)
+# RATES        learning rates of the peer                   (default "1e-4", as the study has)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -20,18 +20,19 @@ OUT=${OUT:-out/peer}
 ROW=${ROW:-bm25+dense}
 SEEDS=${SEEDS:-42 43 44}
 LOSSES=${LOSSES:-bce listnet lambda}
-STEPS=${STEPS:-450}
-RATES=${RATES:-1e-4 3e-4}
+STEPS=${STEPS:-200}
+RATES=${RATES:-1e-4}
 . recipes/results/steps.sh
 collection apidocs
 
-over_fused() { # over_fused RANKER SPLIT OUTPUT
-  rerank "$1" apidocs "$2" "$STUDY/apidocs/runs/$2/fused/run.trec" "$3"
+over_fused() { # over_fused RANKER SPLIT OUTPUT: as the study reranks
+  python recipes/rerank.py --ranker "$1" "${at[@]}" --split "$2" --depth 50 --dtype bfloat16 \
+    --first_stage "$STUDY/apidocs/runs/$2/fused/run.trec" --output_dir "$3"
 }
 
-peer() { # peer LOSS RATE SEED OUTPUT
-  python recipes/benchmarks/peer_ranker.py "${at[@]}" --model "$MODEL" --retriever "$MODEL" --loss "$1" \
-    --learning_rate "$2" --seed "$3" --num_negatives 6 --queries_a_step 16 --max_steps "$STEPS" --max_length 96 --depth 100 \
+peer() { # peer LOSS RATE SEED OUTPUT: from the start of the study's rankers, with the study's dense retriever
+  python recipes/benchmarks/peer_ranker.py "${at[@]}" --model "$STUDY/apidocs/start" --retriever "$DENSE" --loss "$1" \
+    --learning_rate "$2" --seed "$3" --num_negatives 5 --queries_a_step 16 --max_steps "$STEPS" --max_length 128 --depth 100 \
     --bf16 true --output_dir "$4"
 }
 
@@ -54,10 +55,9 @@ reports=()
 for seed in $SEEDS; do
   peer "$loss" "$rate" "$seed" "$OUT/$best-$seed"
   over_fused "$OUT/$best-$seed" test "$OUT/test/peer-$seed"
-  over_fused "$STUDY/apidocs/rankers/$ROW.$seed" test "$OUT/test/ours-$seed"
   python recipes/score.py "${at[@]}" --split test --measures nDCG@10 MRR@10 --output_dir "$OUT/report-$seed" \
     --runs fused="$STUDY/apidocs/runs/test/fused/run.trec" peer="$OUT/test/peer-$seed/run.trec" \
-    ours="$OUT/test/ours-$seed/run.trec" --first_stages peer=fused ours=fused
+    ours="$STUDY/apidocs/reranked/test/fused/$ROW.$seed/run.trec" --first_stages peer=fused ours=fused
   reports+=("$OUT/report-$seed/report.json")
 done
 if [ "${#reports[@]}" -gt 1 ]; then python recipes/over_seeds.py --reports "${reports[@]}"; fi

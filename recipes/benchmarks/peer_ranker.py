@@ -33,6 +33,9 @@ class PeerConfig(CollectionOptions):
     retriever: str = field(metadata={"help": "Bi-encoder that the miner searches with: a folder or Hub id."})
     loss: Literal["bce", "listnet", "lambda"] = field(default="bce", metadata={"help": "One of the library's losses."})
     split: str = field(default="train", metadata={"help": "The split to train on; never the one to measure with."})
+    embeddings: str | None = field(
+        default=None, metadata={"help": "Folder where the miner keeps its embeddings for other trainings."}
+    )
     model_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub model."})
     retriever_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub retriever."})
     num_negatives: int = field(default=6, metadata={"help": "Negatives per query."})
@@ -93,6 +96,7 @@ def mined(config: PeerConfig, collection: Collection) -> Dataset:
         sampling_strategy=config.sampling_strategy,
         output_format="labeled-pair" if config.loss == "bce" else "labeled-list",
         use_faiss=True,
+        cache_folder=config.embeddings,
     )
 
 

@@ -33,7 +33,7 @@ over_fused() { # over_fused RANKER SPLIT OUTPUT: as the study reranks
 peer() { # peer LOSS RATE SEED OUTPUT: from the start of the study's rankers, with the study's dense retriever
   python recipes/benchmarks/peer_ranker.py "${at[@]}" --model "$STUDY/apidocs/start" --retriever "$DENSE" --loss "$1" \
     --learning_rate "$2" --seed "$3" --num_negatives 5 --queries_a_step 16 --max_steps "$STEPS" --max_length 128 --depth 100 \
-    --bf16 true --output_dir "$4"
+    --bf16 true --embeddings "$OUT/embeddings" --output_dir "$4"
 }
 
 read -r first _ <<< "$SEEDS"

@@ -55,7 +55,8 @@ def main(config: PeerConfig) -> None:
     collection = config.load(config.split)
     config, inputs = pinned(config, model="model", retriever="model")
     inputs |= {"collection": f"{collection.name}@{collection.revision}"}
-    run_stage(config, config.output_dir, inputs, partial(train, config, collection), scratch=("checkpoints",))
+    work = partial(train, config, collection)
+    run_stage(config, config.output_dir, inputs, work, free=("embeddings",), scratch=("checkpoints",))
 
 
 def train(config: PeerConfig, collection: Collection, folder: Path) -> None:

@@ -19,7 +19,7 @@ def test_a_peer_s_ranker_reranks(tmp_path, tiny_model, loss, monkeypatch):
     write_collection(tmp_path / "toy")
     options = {"collection": tmp_path / "toy", "model": tiny_model, "retriever": tiny_model, "loss": loss}
     options |= {"num_negatives": 2, "depth": 10, "max_steps": 2, "queries_a_step": 4, "max_length": 32}
-    options |= {"embeddings": tmp_path / "embeddings"}
+    options |= {"embeddings": tmp_path / "embeddings", "bf16": "true" if loss == "listnet" else "false"}
     argv = arguments(**options, output_dir=tmp_path / "ranker")
     module.main(*parse_config(*configs_of(module.main), args=argv))
     assert len(list((tmp_path / "embeddings").iterdir())) == 2  # queries and passages

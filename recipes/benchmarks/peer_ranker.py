@@ -102,6 +102,7 @@ def mined(config: PeerConfig, collection: Collection) -> Dataset:
 
 
 def arguments(config: PeerConfig, folder: Path) -> Any:
+    import torch
     from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 
     pairs = 1 + config.num_negatives if config.loss == "bce" else 1  # rows per query
@@ -112,6 +113,7 @@ def arguments(config: PeerConfig, folder: Path) -> Any:
         learning_rate=config.learning_rate,
         warmup_steps=0.1,
         bf16=config.bf16,
+        use_cpu=not torch.cuda.is_available(),  # else the library refuses bf16 there
         seed=config.seed,
         save_strategy="no",
         report_to="none",

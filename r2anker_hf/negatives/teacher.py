@@ -187,9 +187,13 @@ def write_taught(folder: Path, scores: TeacherScores, facts: Mapping[str, Any]) 
     before = candidates.manifest["splits"][split]
     if state.is_main_process:
         remove_leftovers(folder)
-        _, summary = counted(folder, split, {("rankings", scores.name): facts})
-        rankings = {**summary["rankings"], **before.get("rankings", {})}
-        finish_manifest(folder, {**candidates.manifest, "splits": {split: {**before, "rankings": rankings}}})
+        queries, found = counted(folder, split, {("rankings", scores.name): facts})
+        # counted anew: these may be some of the queries that were mined
+        found = {
+            use: {name: {**before.get(use, {}).get(name, {}), **one} for name, one in names.items()}
+            for use, names in found.items()
+        }
+        finish_manifest(folder, {**candidates.manifest, "splits": {split: {**before, "queries": queries, **found}}})
     wait_for_all()
 
 

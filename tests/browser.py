@@ -12,8 +12,7 @@ import pytest
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # no network, no profile of the user, nothing in the background
 QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-QUIET = [*QUIET.split(), "--disable-component-update", "--disable-sync", "--virtual-time-budget=5000"]
-QUIET += ["--no-proxy-server"]
+QUIET = [*QUIET.split(), "--disable-component-update", "--disable-sync", "--no-proxy-server"]
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 
@@ -26,9 +25,10 @@ def seen(page, folder, script=""):
     return seen_at(f"file://{copy}", folder)
 
 
-def seen_at(address, folder):
-    """The HTML at an address after its scripts ran; `folder` takes the profile."""
-    command = [BROWSER, *QUIET, f"--user-data-dir={folder / 'profile'}", "--dump-dom", address]
+def seen_at(address, folder, budget=5000):
+    """The HTML at an address after its scripts ran for at most `budget` ms; `folder` takes the profile."""
+    options = [f"--virtual-time-budget={budget}", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+    command = [BROWSER, *QUIET, *options, address]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 

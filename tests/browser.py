@@ -25,14 +25,30 @@ def seen(page, folder, script=""):
     return seen_at(f"file://{copy}", folder)
 
 
-def seen_at(address, folder, budget=5000):
-    """The HTML at an address after its scripts ran for at most `budget` ms; `folder` takes the profile."""
-    options = [f"--virtual-time-budget={budget}", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+def seen_at(address, folder, held=False):
+    """The HTML at an address after its scripts ran; `folder` takes the profile.
+
+    A page that is `held` loads an image from /hold of `served`, and is seen once it has asked for /release.
+    """
+    options = [f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+    options += [] if held else ["--virtual-time-budget=5000"]
     command = [BROWSER, *QUIET, *options, address]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 class _Quiet(SimpleHTTPRequestHandler):
+    released: threading.Event
+
+    def do_GET(self):
+        if self.path == "/release":
+            self.released.set()
+        elif self.path == "/hold":
+            self.released.wait(100)
+        else:
+            return super().do_GET()
+        self.send_response(204)
+        self.end_headers()
+
     def log_message(self, *_):
         pass
 
@@ -40,7 +56,8 @@ class _Quiet(SimpleHTTPRequestHandler):
 @contextmanager
 def served(folder):
     """A folder as a static site on this machine; its address."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+    handler = type("Handler", (_Quiet,), {"released": threading.Event()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -43,11 +43,12 @@ Object.assign(env.backends.onnx.wasm, { wasmPaths: new URL("./ort/", import.meta
 Object.assign(env, { useBrowserCache: false, useWasmCache: false });
 """
 FIRST_EXAMPLE = """
-await new Promise(done => {
-  const wait = () => document.getElementById("go").disabled ? setTimeout(wait, 20) : done();
-  wait();
-});
+const until = async holds => { while (!holds()) await new Promise(done => setTimeout(done, 20)); };
+const element = id => document.getElementById(id);
+await until(() => !element("go").disabled);
 document.querySelector("button.example").click();
+await until(() => /Ranker: |could not/.test(element("status").textContent));
+await fetch("/release");
 """
 
 
@@ -98,9 +99,9 @@ def test_the_space_ranks_in_a_browser_as_we_do(ranker, packages, tmp_path, monke
         for revision in (COMMIT, "main"):  # the library looks for the tokenizer at main, too
             shutil.copytree(ranker, folder / "me/ranker/resolve" / revision)
         page = folder / "index.html"
-        script = f'<script type="module">{FIRST_EXAMPLE}</script></body>'
+        script = f'<img src="/hold" alt=""><script type="module">{FIRST_EXAMPLE}</script></body>'
         page.write_text(page.read_text().replace("</body>", script))
-        shown = seen_at(f"{address}/index.html", tmp_path, budget=60_000)
+        shown = seen_at(f"{address}/index.html", tmp_path, held=True)
     assert "Ranker: " in re.search(r'id="status"[^<]*', shown)[0], shown[-2000:]
     listed = re.search(r'<ol id="second">(.*?)</ol>', shown, re.DOTALL)[1]
     found = dict(re.findall(r'class="score">([−\d.]+)<.*?title="(\w+)"', listed, re.DOTALL))

@@ -26,10 +26,11 @@ from typing import Any
 
 from r2anker_hf.collection.collection import Collection
 from r2anker_hf.config import run_recipe
+from r2anker_hf.evaluation.fusion import fuse
 from r2anker_hf.evaluation.measures import evaluate_run
 from r2anker_hf.evaluation.report import Texts
 from r2anker_hf.evaluation.study import detectable_difference, make_table, query_means
-from r2anker_hf.evaluation.study_page import Measured, write_study
+from r2anker_hf.evaluation.study_page import ONLY, Measured, write_study
 from r2anker_hf.evaluation.study_plan import Chain, Plan, Study, Task
 from r2anker_hf.files import read_json
 from r2anker_hf.records import InputError
@@ -143,32 +144,71 @@ def write(plan: Plan, launch: Sequence[str], folder: Path) -> None:
     commands = "\n".join(shlex.join(task.command(launch)) for task in plan.tasks())
     (folder / "commands.txt").write_text(commands + "\n", encoding="utf-8")
     found = [measured(plan, name, kind) for name in plan.study.collections for kind in plan.measured()]
+    found += [added(plan, name) for name in plan.study.collections if plan.study.added]
     write_study(folder, found, plan.study.published)
 
 
 def measured(plan: Plan, name: str, kind: str) -> Measured:
     """One split's tables, and what the page shows beside them."""
-    study, collection = plan.study, plan.collection(name, kind)
+    collection = plan.collection(name, kind)
+    told = {"name": name, "title": f"{name}, {collection.split}", "reference": plan.study.reference}
+    if kind == "train":
+        told |= {"name": f"{name}.train", "title": f"{told['title']}: queries learned from", "unseen": name}
+    lists = first_lists(plan, name, kind, collection, plan.study.first_stages)
+    return tables_of(plan, collection, lists, reranked(plan, name, kind, plan.study.first_stages), **told)
+
+
+def added(plan: Plan, name: str) -> Measured:
+    """The test queries, each ranker's score joined to its first stage's: both standardised, with equal weights."""
+    collection = plan.collection(name, "test")
+    lists = first_lists(plan, name, "test", collection, plan.study.added)
+    runs = {
+        row: {
+            first: [fuse([run, lists[first]], "standardise", within=run) for run in seeds]
+            for first, seeds in of.items()
+        }
+        for row, of in reranked(plan, name, "test", plan.study.added).items()
+    }
+    runs = {ONLY: {first: [run] for first, run in lists.items()}, **runs}
+    title = f"{name}, {collection.split}: each ranker added to its first stage"
+    return tables_of(plan, collection, lists, runs, name=f"{name}.added", title=title, reference=ONLY)
+
+
+Runs = Mapping[str, Mapping[str, list[Run]]]
+"""Row -> first stage -> one run per seed."""
+
+
+def reranked(plan: Plan, name: str, kind: str, first_stages: Sequence[str]) -> Runs:
     runs: dict[str, dict[str, list[Run]]] = {}
     for row, seed in plan.rows():
-        for first_stage in study.first_stages:
+        for first_stage in first_stages:
             run = Run.read_trec(plan.reranked(name, row, seed, kind, first_stage))
             runs.setdefault(row, {}).setdefault(first_stage, []).append(run)
-    values = _by_measure(runs, lambda run: evaluate_run(collection.qrels, run, study.measures))
-    lists = {
-        first: _of_queries(Run.read_trec(plan.run(name, kind, first)), collection) for first in study.first_stages
-    }
-    free = {first: evaluate_run(collection.qrels, run, study.measures) for first, run in lists.items()}
+    return runs
+
+
+def first_lists(
+    plan: Plan, name: str, kind: str, collection: Collection, first_stages: Sequence[str]
+) -> dict[str, Run]:
+    """The first stages' own runs, of the collection's queries."""
+    return {first: _of_queries(Run.read_trec(plan.run(name, kind, first)), collection) for first in first_stages}
+
+
+def tables_of(
+    plan: Plan, collection: Collection, lists: Mapping[str, Run], runs: Runs, reference: str, **told: Any
+) -> Measured:
+    """Rows of runs as tables, one per measure, beside their first stages; `told` names them."""
+    measures = plan.study.measures
+    values = _by_measure(runs, lambda run: evaluate_run(collection.qrels, run, measures))
+    free = {first: evaluate_run(collection.qrels, run, measures) for first, run in lists.items()}
     return Measured(
-        name=name if kind == "test" else f"{name}.{kind}",
-        title=f"{name}, {collection.split}" + (": queries learned from" if kind == "train" else ""),
-        tables=[make_table(of, study.reference, measure) for measure, of in values.items()],
+        tables=[make_table(of, reference, measure) for measure, of in values.items()],
         free={one: {first: statistics.mean(free[first][one].values()) for first in free} for one in values},
         runs=runs,
         values={one: {row: query_means(columns) for row, columns in of.items()} for one, of in values.items()},
         qrels=collection.qrels,
         texts=Texts(collection.queries, collection.corpus.text),
-        unseen=None if kind == "test" else name,
+        **told,
     )
 
 
@@ -176,7 +216,7 @@ def _of_queries(run: Run, collection: Collection) -> Run:
     return Run({query_id: run[query_id] for query_id in collection.queries if query_id in run}, run.name)
 
 
-def _by_measure(runs: Mapping[str, Mapping[str, list[Run]]], measured: Callable[[Run], Any]) -> dict[str, Any]:
+def _by_measure(runs: Runs, measured: Callable[[Run], Any]) -> dict[str, Any]:
     """Measure -> row -> first stage -> query values, once per seed."""
     found: dict[str, Any] = {}
     for row, columns in runs.items():

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import statistics
 import sys
 
 import pytest
@@ -11,11 +12,15 @@ from browser import needs_browser, seen
 from published_toy import RECIPES, arguments, recipe, write_collection
 
 from r2anker_hf import cli
+from r2anker_hf.collection.collection import load_collection
 from r2anker_hf.config import configs_of, parse_config
 from r2anker_hf.evaluation.evaluation import Settings
+from r2anker_hf.evaluation.fusion import fuse
+from r2anker_hf.evaluation.measures import evaluate_run
 from r2anker_hf.evaluation.study import ALL, detectable_difference, make_table, query_means
 from r2anker_hf.evaluation.study_plan import Plan, Study
 from r2anker_hf.records import InputError
+from r2anker_hf.run import Run
 
 QUERIES = [f"q{number}" for number in range(8)]
 
@@ -102,6 +107,7 @@ def toy(tmp_path_factory, tiny_model):
         "rerankers": {"untrained": str(tiny_model), "dense": "dense", "unlabelled": "start"},
         "reference": "bm25",
         "seeds": [1, 2],
+        "added": ["fused"],
         "train_queries": 6,
         "mine": {"depth": 10, "audit_queries": 0},
         "train": {**options, "model": str(tiny_model), "mixed_precision": "no", "report_to": "none"},
@@ -184,7 +190,9 @@ def test_a_row_is_taught_by_the_ranker_of_its_own_seed(finished):
 def test_what_a_ranker_loses_from_its_own_queries_to_others_is_told(finished):
     folder, _ = finished
     whole = json.loads((folder / "tables/study.json").read_text())
-    assert list(whole["tables"]) == ["toy", "toy.train"] and whole["tables"]["toy.train"][0]["queries"] == 6
+    assert (
+        list(whole["tables"]) == ["toy", "toy.train", "toy.added"] and whole["tables"]["toy.train"][0]["queries"] == 6
+    )
     (gap,) = (gap for gap in whole["gaps"] if gap["measure"] == "MRR@10")
     means = {
         name: {row["name"]: row["columns"]["fused"]["mean"] for row in table["rows"]}
@@ -195,6 +203,30 @@ def test_what_a_ranker_loses_from_its_own_queries_to_others_is_told(finished):
     for row in ("bm25", "joint", "taught"):
         assert gap["rows"][row]["fused"] == [means["toy.train"][row], means["toy"][row]]
     assert "MRR@10: queries learned from, and others" in (folder / "tables/study.md").read_text()
+
+
+def test_what_each_ranker_adds_to_its_first_stage_is_told_and_tested(toy, finished):
+    folder, _ = finished
+    whole = json.loads((folder / "tables/study.json").read_text())
+    table = next(table for table in whole["tables"]["toy.added"] if table["measure"] == "nDCG@10")
+    means = {row["name"]: row["columns"] for row in table["rows"]}
+    assert means.pop("first stage only")["fused"]["mean"] == whole["free"]["toy"]["nDCG@10"]["fused"]
+    assert means.keys() == table["comparisons"].keys() == {row["name"] for row in whole["tables"]["toy"][0]["rows"]}
+    qrels = load_collection(toy[1]["collections"]["toy"]["collection"], "test").qrels
+    first = Run.read_trec(folder / "toy/runs/test/fused/run.trec")
+    found = []
+    for seed in (1, 2):
+        run = Run.read_trec(folder / f"toy/reranked/test/fused/bm25.{seed}/run.trec")
+        joined = evaluate_run(qrels, fuse([run, first], "standardise", within=run), ["nDCG@10"])
+        found.append(statistics.mean(joined["nDCG@10"].values()))
+    expected = statistics.mean(found)
+    assert means["bm25"]["fused"]["mean"] == pytest.approx(expected)
+    compared = table["comparisons"]["bm25"]
+    assert compared.keys() == {"fused"}  # one first stage: no mean over them
+    free = whole["free"]["toy"]["nDCG@10"]["fused"]
+    assert compared["fused"]["difference"] == pytest.approx(expected - free)
+    text = (folder / "tables/study.md").read_text().partition("added to its first stage")[2]
+    assert "| ranker | seeds | fused |\n" in text and text.count("| first stage only |") == 2
 
 
 def test_the_tables_hold_every_row_and_their_figures_agree(finished):
@@ -222,7 +254,13 @@ def test_a_finished_study_does_nothing_twice_and_a_grown_one_only_what_is_new(to
     folder, _ = finished
     path, written = toy
     assert study(path, folder) == []
-    less = {"rerankers": {}, "first_stages": ["bm25"], "train_queries": 0, "rankers": {"bm25": {}, "joint": {}}}
+    less = {
+        "rerankers": {},
+        "first_stages": ["bm25"],
+        "added": [],
+        "train_queries": 0,
+        "rankers": {"bm25": {}, "joint": {}},
+    }
     grown = tmp_path / "study.yaml"
     grown.write_text(yaml.safe_dump({**written, **less, "seeds": [1, 2, 3]}))
     tasks = Plan(Study.read(str(grown)), folder).tasks()
@@ -240,6 +278,7 @@ def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, cap
     [
         ({"rankers": {"a": {"retrievers": ["xyz"]}}}, "rankers: a names 'xyz'; there are bm25, dense"),
         ({"first_stages": ["xyz"]}, "first_stages: 'xyz' is no retriever; choose among bm25, dense, fused"),
+        ({"added": ["dense"]}, "added: 'dense' is not reranked; choose among bm25, fused"),
         (
             {"reference": "xyz"},
             "reference: 'xyz' is no ranker; choose among bm25, joint, taught, dense, unlabelled, untrained",
@@ -248,6 +287,7 @@ def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, cap
         ({"retrievers": {"D2": {"trained": "x/D2"}}, "trained": {}}, "there is nothing: add the section trained"),
         ({"rankers": {"bm25": {}, "a": {"taught_by": "a"}}}, "rankers: a is taught by 'a'; choose among bm25"),
         ({"rerankers": {"joint": "M"}}, "share a name"),
+        ({"retrievers": {"bm25": {}, "start": {}}}, "retrievers: 'start' already names something of a study"),
         ({"start": {}}, "unlabelled is the rankers' start, and the section start says none"),
         ({"rerankers": {"x": "bm25"}}, "rerankers: x is 'bm25', which has no model that could rerank"),
         ({"collections": {"toy": {}}}, "toy says no collection"),

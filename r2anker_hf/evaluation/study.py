@@ -54,8 +54,9 @@ class Row:
 class Table:
     """One measure over one collection's queries.
 
-    `comparisons` hold each row against `reference`, by column: first stage, or `ALL`. Their p-values are corrected
-    together. `detectable` is, for each of these pairs, the smallest difference that the queries could show.
+    `comparisons` hold each row against `reference`, by column: first stage, or `ALL` where there are several. Their
+    p-values are corrected together. `detectable` is, for each of these pairs, the smallest difference that the queries
+    could show.
     """
 
     measure: str
@@ -138,7 +139,8 @@ def _against(
 ) -> tuple[dict[str, dict[str, Comparison]], dict[str, dict[str, float]]]:
     """Row -> column -> its comparison with the reference, and row -> column -> what could have been seen."""
     flat = {_cell(row, column): queries for row, named in columns.items() for column, queries in named.items()}
-    others = [(row, column) for row in columns if row != reference for column in columns[row]]
+    several = len(columns[reference]) > 2  # the mean over one first stage is that first stage again
+    others = [(row, one) for row in columns if row != reference for one in columns[row] if several or one != ALL]
     pairs = [(_cell(reference, column), _cell(row, column)) for row, column in others]
     found = compare(flat, measure, pairs, settings)
     comparisons: dict[str, dict[str, Comparison]] = {}

@@ -20,6 +20,8 @@ from .study import ALL, Row, Spread, Table
 
 ALPHA = 0.05
 TOP = 3  # documents shown per query and system
+ONLY = "first stage only"
+"""The row of the first stages without a ranker, which every table shows; it may be the reference of the tests."""
 
 
 class Measured(NamedTuple):
@@ -123,9 +125,10 @@ def _view(one: Measured) -> dict[str, Any]:
 
 
 def _table_view(table: Table, free: Mapping[str, float]) -> dict[str, Any]:
-    columns = [*table.first_stages, ALL, "worst", "distance"]
+    columns = [*table.first_stages, *([ALL, "worst", "distance"] if len(table.first_stages) > 1 else [])]
+    table = dataclasses.replace(table, rows=tuple(row for row in table.rows if row.name != ONLY))
     of = {row.name: _spreads(row) for row in table.rows}
-    best = {column: max(spreads[column].mean for spreads in of.values()) for column in columns[:-1]}
+    best = {column: max(spreads[column].mean for spreads in of.values()) for column in columns}
     best["distance"] = min(spreads["distance"].mean for spreads in of.values())
     return {
         "table": table,
@@ -156,7 +159,7 @@ def _plot(table: Table, free: Mapping[str, float]) -> dict[str, Any]:
     def place(value: float) -> float:
         return 100 * (value - low) / (high - low)
 
-    rows = {"first stage only": free, **{row.name: {k: v.mean for k, v in row.columns.items()} for row in table.rows}}
+    rows = {ONLY: free, **{row.name: {k: v.mean for k, v in row.columns.items()} for row in table.rows}}
     return {
         "ticks": [{"label": f"{tick:g}", "at": place(tick)} for tick in ticks],
         "rows": [

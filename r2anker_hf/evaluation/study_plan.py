@@ -38,6 +38,7 @@ class Study:
         start: options of one training per collection, of the first seed, from which every ranker goes on.
         rerankers: row -> a folder or Hub id, `start`, or a retriever, which then reranks.
         trained: key -> options of `train_retriever`, once per collection (R2ANKER, 4.2).
+        added: first stages to whose scores each ranker's are also added, in a table of its own.
         train_queries: so many training queries are measured too (R2ANKER, Table 6); 0: none.
         fuse, mine, teach, train, rerank: further options of these recipes.
         measures: of the tables.
@@ -53,6 +54,7 @@ class Study:
     start: dict[str, Any] = field(default_factory=dict)
     rerankers: dict[str, str] = field(default_factory=dict)
     trained: dict[str, dict[str, Any]] = field(default_factory=dict)
+    added: list[str] = field(default_factory=list)
     train_queries: int = 0
     fuse: dict[str, Any] = field(default_factory=dict)
     mine: dict[str, Any] = field(default_factory=dict)
@@ -103,6 +105,11 @@ class Study:
         for name in self.first_stages:
             if name not in choices:
                 raise InputError(f"first_stages: {name!r} is no retriever; choose among {', '.join(choices)}")
+        for name in self.added:
+            if name not in self.first_stages:
+                raise InputError(f"added: {name!r} is not reranked; choose among {', '.join(self.first_stages)}")
+        if taken := {FUSED, START} & self.retrievers.keys():
+            raise InputError(f"retrievers: {min(taken)!r} already names something of a study; choose another name")
 
     def _check_rankers(self) -> None:
         for name, options in self.rankers.items():
@@ -167,6 +174,7 @@ class Plan:
 
     def __init__(self, study: Study, root: Path) -> None:
         self.study, self.root = study, root
+        self._loaded: dict[tuple[str, str], Collection] = {}
 
     def preparation(self) -> list[list[Chain]]:
         """What all rankers share: retrievers, first stages, their fusion, the candidates and the start."""
@@ -344,9 +352,12 @@ class Plan:
         return {kind: called[kind] for kind in SPLITS if called[kind] is not None}
 
     def _whole(self, name: str, kind: str) -> Collection:
-        options = self._options(name)
-        sizes = options.pop("collection_options", {})
-        return load_collection(options.pop("collection"), self.splits(name)[kind], **options, **sizes)
+        if (name, kind) not in self._loaded:  # a collection may take seconds to make
+            options = self._options(name)
+            sizes = options.pop("collection_options", {})
+            found = load_collection(options.pop("collection"), self.splits(name)[kind], **options, **sizes)
+            self._loaded[name, kind] = found
+        return self._loaded[name, kind]
 
     def _index(self, name: str, retriever: str) -> Path:
         return self.root / name / "index" / retriever

@@ -220,7 +220,7 @@ def test_a_folder_gives_no_score_of_another_run(tiny_model, tmp_path, other, mon
 
     before = reranked(None, tmp_path / "work")
     (tmp_path / "work" / "scores-of-mine.npy").write_text("kept")
-    np.save(tmp_path / "work" / "scores-000000.npy", np.zeros(3))  # as version 0.1.0 named them
+    np.save(tmp_path / "work" / "scores-000000.npy", np.zeros(3))  # as they were named before 0.1.0
     if other == "shards of another version":
         monkeypatch.setattr(rankers, "SHARD", 2)
     expected = reranked(other, tmp_path / "fresh")

@@ -36,7 +36,7 @@ from .candidates import (
 from .sampling import Sampling, draw_group
 
 QUERIES_A_BLOCK = 1000  # scored together; 600,000 pairs with three lists of 200, some hundred MB
-SCORES = re.compile(r"scores-\d+(-[0-9a-f]{32})?\.npy")  # without a hash: of version 0.1.0
+SCORES = re.compile(r"scores-\d+(-[0-9a-f]{32})?\.npy")  # without a hash: of folders before 0.1.0
 
 Row = Mapping[str, Any]
 Choose = Callable[[Row], Sequence[str]]

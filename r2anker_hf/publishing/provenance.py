@@ -228,7 +228,7 @@ def _one_set(stage: Stage, given: str, recorded: str, stated: str | None, split:
 
 
 def _values(stage: Stage, option: str) -> list[str]:
-    """The values of an option that takes several; configurations of version 0.1.0 hold one without a list."""
+    """The values of an option that takes several; configurations before 0.1.0 hold one without a list."""
     value = stage.config[option]
     return value if isinstance(value, list) else [value]
 

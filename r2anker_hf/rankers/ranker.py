@@ -45,7 +45,7 @@ BUFFER = 4096  # pairs tokenised and sorted by length together: bounds memory, k
 BATCH_SIZE = {"cpu": 16}  # a CPU's cache holds no more; a GPU wants to be filled
 BATCH_SIZE_ELSEWHERE = 512
 SHARD = 64  # default batches whose scores reach the disk together: what a killed reranking loses at most
-SCORES = re.compile(r"scores-\d+(-[0-9a-f]{32})?\.npy")  # without a hash: of version 0.1.0
+SCORES = re.compile(r"scores-\d+(-[0-9a-f]{32})?\.npy")  # without a hash: of folders before 0.1.0
 MAX_LENGTH = 128  # of a pair where nothing else is said (R2ANKER, appendix C)
 # Of a model's configuration: what `save_pretrained` writes, and the names of things.
 NOT_COMPUTED_WITH = (
@@ -671,7 +671,7 @@ def _buffers(pairs: Iterable[tuple[str, str]], size: int) -> Iterable[list[tuple
 def query_limit(limits: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The `max_query_length` that a saved ranker was given; None where it was given none.
 
-    Rankers of version 0.1.0 name no truncation, and half of a pair where none was given.
+    Rankers saved before 0.1.0 name no truncation, and half of a pair where none was given.
 
     >>> query_limit({"truncation": "longest_first", "max_length": 128, "max_query_length": 62}, None)
     62

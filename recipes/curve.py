@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from r2anker_hf.collection.collection import Collection
-from r2anker_hf.collection.options import CollectionOptions
+from r2anker_hf.collection.options import CollectionOptions, is_test
 from r2anker_hf.collection.subset import only
 from r2anker_hf.config import run_recipe
 from r2anker_hf.draws import evenly_spaced
@@ -78,7 +78,7 @@ class CurveConfig(CollectionOptions):
         self.measure, self.dtype = str(parse_measure(self.measure)), scoring_dtype(self.dtype)
         if not (self.ranker or self.rankers):
             raise InputError("give --ranker FOLDER, --rankers PAIRS=FOLDER ..., or both: without rankers is no curve")
-        if self.split.startswith("test"):
+        if is_test(self.split):
             raise InputError(f"split is {self.split!r}, but test queries may not choose; take dev or train")
         for pairs in self.rankers:
             if not (pairs.isdecimal() and int(pairs)):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r2anker_hf.collection.collection import read_qrels
-from r2anker_hf.collection.options import CollectionOptions
+from r2anker_hf.collection.options import CollectionOptions, is_test
 from r2anker_hf.config import run_recipe
 from r2anker_hf.evaluation.fusion import CHOICES, K, Point, choose, fuse
 from r2anker_hf.evaluation.measures import Qrels
@@ -140,7 +140,7 @@ def _check(config: FusionConfig) -> None:
         _same_names(config.runs, config.dev_runs, "--runs", "--dev_runs")
         if not (config.collection or config.dev_qrels):
             raise InputError("--dev_runs choose by judgements: give --collection or --dev_qrels")
-        if config.dev_split.startswith("test") and not config.dev_qrels:
+        if is_test(config.dev_split) and not config.dev_qrels:
             raise InputError(
                 f"--dev_split is {config.dev_split!r}, but test queries may not choose; take dev or train"
             )

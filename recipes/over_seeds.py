@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from r2anker_hf.config import run_recipe
@@ -25,7 +26,13 @@ class SeedsConfig:
 
 def main(config: SeedsConfig) -> None:
     reports = [read(path) for path in config.reports]
+    if len({Path(path).resolve() for path in config.reports}) < len(config.reports):
+        raise InputError("reports: one is given twice; give one for each seed")
     for path, report in zip(config.reports, reports, strict=True):
+        if _judged(report) != _judged(reports[0]):
+            raise InputError(
+                f"{path}: was measured on another collection, split or judgements than {config.reports[0]}"
+            )
         if _compared(report) != _compared(reports[0]):
             raise InputError(f"{path}: has other measures, queries or systems than {config.reports[0]}")
     for measure in reports[0]["measures"]:
@@ -42,6 +49,14 @@ def read(path: str) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: is no report of score.py: {str(error).removeprefix(f'{path}: ')}") from None
     return report
+
+
+def _judged(report: dict[str, Any]) -> tuple[Any, ...]:
+    """What was measured on: the collection by its content, since its folder may have moved."""
+    facts = dict(report.get("collection") or {})
+    if facts.get("revision"):
+        facts.pop("name", None)
+    return facts, report.get("qrels_sha256")
 
 
 def _compared(report: dict[str, Any]) -> tuple[Any, ...]:

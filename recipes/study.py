@@ -27,11 +27,11 @@ from typing import Any
 from r2anker_hf.collection.collection import Collection
 from r2anker_hf.config import run_recipe
 from r2anker_hf.evaluation.fusion import fuse
-from r2anker_hf.evaluation.measures import evaluate_run
+from r2anker_hf.evaluation.measures import evaluate_run, parse_measure
 from r2anker_hf.evaluation.report import Texts
 from r2anker_hf.evaluation.study import detectable_difference, make_table, query_means
 from r2anker_hf.evaluation.study_page import ONLY, Measured, write_study
-from r2anker_hf.evaluation.study_plan import Chain, Plan, Study, Task
+from r2anker_hf.evaluation.study_plan import Chain, Made, Plan, Study, Task
 from r2anker_hf.files import read_json
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
@@ -58,13 +58,15 @@ def main(config: StudyConfig) -> None:
         print("\n".join(shlex.join(task.command(launch)) for task in plan.tasks() if not task.done))
         print("\n".join(costs(plan.tasks())))
         return
+    made = Made(plan)
+    made.check()
     for layer in plan.preparation():
-        work(layer, launch, config.jobs)
+        work(layer, launch, config.jobs, made)
     for name in plan.study.collections if plan.study.train_queries else ():
         plan.choose_queries(name)
     print("\n".join(power(plan)))
     for layer in plan.rankings():
-        work(layer, launch, config.jobs)
+        work(layer, launch, config.jobs, made)
     folder = plan.root / "tables"  # told anew each time: a study grows
     folder.mkdir(exist_ok=True)
     write(plan, launch, folder)
@@ -88,9 +90,10 @@ def _seconds(task: Task) -> float:
     return float(read_json(task.folder / PROVENANCE_FILE, "seconds_of_last_launch")["seconds_of_last_launch"])
 
 
-def work(layer: Sequence[Chain], launch: Sequence[str], jobs: int) -> None:
+def work(layer: Sequence[Chain], launch: Sequence[str], jobs: int, made: Made) -> None:
     """Do a layer's stages, `jobs` at the same time. The first that fails ends the study, with its command."""
     left = [chain for chain in ([task for task in chain if not task.done] for chain in layer) if chain]
+    made.note([task for chain in left for task in chain])
     with ThreadPoolExecutor(jobs) as pool:
         for done in [pool.submit(_do, chain, launch) for chain in left]:
             try:
@@ -119,10 +122,11 @@ def power(plan: Plan) -> list[str]:
 
     Rankers over one pool differ less from each other than first stages do, so the study will see smaller ones.
     """
-    lines = []
-    measure = plan.study.measures[0]
-    one, other = list(plan.study.retrievers)[0], plan.study.first_stages[-1]
-    for name in plan.study.collections:
+    lines, study = [], plan.study
+    measure = str(parse_measure(study.measures[0]))
+    tests = (len(study.rankers) + len(study.rerankers) - 1) * (len(study.first_stages) + 1)
+    one, other = list(study.retrievers)[0], study.first_stages[-1]
+    for name in study.collections:
         if one == other or "dev" not in plan.splits(name):
             continue
         qrels = plan.collection(name, "dev").qrels
@@ -131,11 +135,12 @@ def power(plan: Plan) -> list[str]:
             for system in (one, other)
         )
         queries = len(plan.collection(name, "test").qrels)
-        seen = detectable_difference([here[q] - there[q] for q in qrels], queries)
-        lines.append(
-            f"{name}: {queries} test queries show a difference of {seen:.4f} {measure} in four studies of five, "
-            f"if it varies as {other} against {one} does on {len(qrels)} dev queries"
-        )
+        seen = detectable_difference([here[q] - there[q] for q in qrels], queries, tests=max(1, tests))
+        if seen is not None:
+            lines.append(
+                f"{name}: {queries} test queries show a difference of {seen:.4f} {measure} in four studies of five, "
+                f"after the correction, if it varies as {other} against {one} does on {len(qrels)} dev queries"
+            )
     return lines
 
 
@@ -205,11 +210,17 @@ def tables_of(
         tables=[make_table(of, reference, measure) for measure, of in values.items()],
         free={one: {first: statistics.mean(free[first][one].values()) for first in free} for one in values},
         runs=runs,
-        values={one: {row: query_means(columns) for row, columns in of.items()} for one, of in values.items()},
+        values={one: {row: shown_means(columns) for row, columns in of.items()} for one, of in values.items()},
         qrels=collection.qrels,
         texts=Texts(collection.queries, collection.corpus.text),
         **told,
     )
+
+
+def shown_means(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Each query's mean over the seeds; the mean over first stages only where there are several."""
+    means = query_means(columns)
+    return means if len(columns) > 1 else {first_stage: means[first_stage] for first_stage in columns}
 
 
 def _of_queries(run: Run, collection: Collection) -> Run:

@@ -93,6 +93,14 @@ def test_first_stage_recall_and_ceiling_by_hand():
     assert (shallow.depth, shallow.recall) == (1, pytest.approx(1 / 3))
 
 
+def test_a_list_that_was_cut_after_its_reranking_is_measured_by_how_deep_it_reached():
+    qrels = {"q": {"z": 1}}
+    runs = [Run({"q": ranked("a", "b", "z", "c")}, "first"), Run({"q": ranked("z")}, "ranker")]
+    report = evaluate(qrels, runs, ["MRR@10"], first_stages={"ranker": "first"}, settings=QUICK)
+    first = report.system("ranker").first_stage
+    assert (first.depth, first.recall, first.ceiling["MRR@10"]) == (3, 1.0, report.means["MRR@10"]["ranker"])
+
+
 def test_first_stage_recall_counts_from_a_grade():
     qrels = {"q": {"a": 1, "b": 2, "z": 2}}
     runs = [Run({"q": ranked("a", "b")}, "first"), Run({"q": ranked("b", "a")}, "ranker")]

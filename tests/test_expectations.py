@@ -32,6 +32,7 @@ def test_only_what_was_measured_is_checked_and_something_must_be():
     ("content", "told"),
     [
         ({"dev": {}}, "expects nothing of split 'test'; there are dev"),
+        ({"test": {"nDGC@10": {"a": [0.5, 0.01]}}}, "nDGC@10"),
         ({"test": 7}, "test: is 7, but must be a mapping"),
         ({"test": {"nDCG@10": [0.5, 0.01]}}, r"test, nDCG@10: is \[0.5, 0.01\], but must be a mapping"),
         ({"test": {"nDCG@10": {"a": 0.5}}}, r"nDCG@10, a: is 0.5, but must be \[figure, tolerance\]"),
@@ -44,6 +45,12 @@ def test_a_file_of_another_form_is_refused(tmp_path, content, told):
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match=told):
         read_expected(tmp_path / "e.yaml", "test")
+
+
+def test_measures_are_told_apart_without_regard_to_case(tmp_path):
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump({"test": {"ndcg@10": {"bm25": [0.9, 0.01]}}}))
+    expected = read_expected(tmp_path / "e.yaml", "test")
+    assert len(misses(expected, {"nDCG@10": {"bm25": 0.1}, "MRR@10": {"bm25": 0.9}}, "F")) == 1
 
 
 def test_a_report_is_checked_when_it_is_made_and_later(tmp_path, capsys):

@@ -9,8 +9,13 @@ from published_toy import recipe
 from r2anker_hf.records import InputError
 
 
-def report(path, a, b, queries=("1", "2", "3")):
-    values = {"measures": ["MRR@10"], "query_ids": list(queries), "per_query": {"MRR@10": {"a": a, "b": b}}}
+def report(path, a, b, queries=("1", "2", "3"), collection=None):
+    values = {
+        "collection": collection,
+        "measures": ["MRR@10"],
+        "query_ids": list(queries),
+        "per_query": {"MRR@10": {"a": a, "b": b}},
+    }
     path.write_text(json.dumps(values))
     return str(path)
 
@@ -37,3 +42,17 @@ def test_other_queries_are_refused(tmp_path):
     (tmp_path / "44.json").write_text("no report")
     with pytest.raises(InputError, match=r"44.json: is no report of score.py"):
         over_seeds.main(over_seeds.SeedsConfig([first, str(tmp_path / "44.json")]))
+
+
+def test_reports_of_other_judgements_or_given_twice_are_refused(tmp_path):
+    over_seeds = recipe("over_seeds")
+    facts = {"name": "here/toy", "revision": "sha256:1", "split": "test"}
+    first, moved, other = (
+        report(tmp_path / f"{name}.json", [0.0, 0.5, 1.0], [1.0, 0.5, 1.0], collection={**facts, **change})
+        for name, change in (("first", {}), ("moved", {"name": "there/toy"}), ("other", {"split": "dev"}))
+    )
+    over_seeds.main(over_seeds.SeedsConfig([first, moved]))
+    with pytest.raises(InputError, match=r"other.json: was measured on another collection, split or judgements than"):
+        over_seeds.main(over_seeds.SeedsConfig([first, other]))
+    with pytest.raises(InputError, match="one is given twice"):
+        over_seeds.main(over_seeds.SeedsConfig([first, first]))

@@ -1,8 +1,8 @@
 """Protects studies: tables of rankers over several first stages and seeds, and that no stage is done twice."""
 
 import json
-import math
 import re
+import shutil
 import statistics
 import sys
 
@@ -56,6 +56,8 @@ def test_tests_are_of_query_means_over_seeds_and_corrected_over_all_columns():
     assert over["bm25"].difference == pytest.approx((7 * 0.1 + 0.05) / 8) and over["bm25"].wins == 8
     assert over[ALL].difference == pytest.approx(over["bm25"].difference / 2)
     assert over["dense"].p_value == 1 and over["bm25"].p_corrected > over["bm25"].p_value
+    differences = [better_by - 0.5 for better_by in query_means(rows["joint"])["bm25"].values()]
+    assert table.detectable["joint"]["bm25"] == pytest.approx(detectable_difference(differences, tests=3))
 
 
 def test_a_difference_that_is_detectable_is_detected_in_four_studies_of_five():
@@ -66,7 +68,8 @@ def test_a_difference_that_is_detectable_is_detected_in_four_studies_of_five():
     true = detectable_difference(generator.normal(0, 0.3, 100_000).tolist(), queries=60)
     found = [ttest_1samp(generator.normal(true, 0.3, 60), 0).pvalue < 0.05 for _ in range(1500)]
     assert 0.76 < np.mean(found) < 0.84
-    assert detectable_difference([0.5]) == math.inf
+    assert detectable_difference([0.5]) is None
+    assert detectable_difference([0.0, 1.0], tests=24) > detectable_difference([0.0, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -259,12 +262,36 @@ def test_a_finished_study_does_nothing_twice_and_a_grown_one_only_what_is_new(to
         "first_stages": ["bm25"],
         "added": [],
         "train_queries": 0,
-        "rankers": {"bm25": {}, "joint": {}},
+        "rankers": {"bm25": {"retrievers": ["bm25"]}, "joint": {}},
     }
     grown = tmp_path / "study.yaml"
     grown.write_text(yaml.safe_dump({**written, **less, "seeds": [1, 2, 3]}))
     tasks = Plan(Study.read(str(grown)), folder).tasks()
     assert [task.folder.name for task in tasks if not task.done] == ["bm25.3", "joint.3", "bm25.3", "joint.3"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"mine": {"depth": 9, "audit_queries": 0}}, r"toy/negatives: was made with other values of depth; remove"),
+        ({"rankers": {"bm25": {}, "joint": {}}}, r"rankers/bm25.1: was made with other values of retrievers"),
+        ({"train_queries": 5}, "reranked/train/bm25/.*: was made with other values of query_ids"),
+    ],
+)
+def test_a_study_that_changed_takes_over_no_stage_of_the_former_one(toy, finished, tmp_path, change, told):
+    folder, _ = finished
+    changed = tmp_path / "study.yaml"
+    changed.write_text(yaml.safe_dump({**toy[1], **change}))
+    with pytest.raises(InputError, match=told):
+        study(changed, folder)
+
+
+def test_what_stands_on_a_missing_stage_is_not_taken_over(toy, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "moved")  # a study may move
+    assert study(toy[0], folder) == []
+    shutil.rmtree(folder / "toy/start")
+    with pytest.raises(InputError, match="rankers/bm25.1: was made from .*toy/start, which is missing"):
+        study(toy[0], folder)
 
 
 def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, capsys):
@@ -292,6 +319,8 @@ def test_a_dry_run_prints_commands_and_costs_and_does_nothing(toy, tmp_path, cap
         ({"rerankers": {"x": "bm25"}}, "rerankers: x is 'bm25', which has no model that could rerank"),
         ({"collections": {"toy": {}}}, "toy says no collection"),
         ({"measures": ["xyz"]}, "xyz"),
+        ({"seeds": [1, 2, 1]}, "seeds: 1, 2, 1 name one seed twice"),
+        ({"published": {"joint": {"bm25": ".4"}}}, "published: joint over bm25 is '.4', but must be a number"),
         ({"xyz": 1}, "unknown key 'xyz'; choose among collections"),
         ({"rankers": 7}, "a value has a wrong form"),
     ],
@@ -341,6 +370,19 @@ def test_the_page_compares_two_systems_query_by_query(finished, tmp_path):
     assert re.fullmatch(r"0\.\d{4} → 0\.\d{4}: \d+ gain, \d+ equal, \d+ lose", told)
     assert sum(map(int, re.findall(r"(\d+) (?:gain|equal|lose)", told))) == 22
     assert shown.count('class="passage"') == 20 and "which function of the" in shown
+
+
+@needs_browser
+@pytest.mark.parametrize("collection, system, passages", [("toy", ["joint", "mean"], 10), ("toy.added", None, 20)])
+def test_any_collection_and_any_mean_can_be_compared(finished, tmp_path, collection, system, passages):
+    choose = f"""const pick = (id, value) => {{ const one = document.getElementById(id); one.value = value;
+      one.dispatchEvent(new Event("change", {{ bubbles: true }})); }};
+    pick("collection", {json.dumps(collection)});
+    if ({json.dumps(system)}) pick("after", JSON.stringify({json.dumps(system)}));"""
+    shown = seen(finished[0] / "tables/study.html", tmp_path, choose)
+    cases = shown[shown.index('<div id="cases">') : shown.index('id="more"')]
+    assert cases.count('class="passage"') == 20 and cases.count("has no passages of its own") == 20 - passages
+    assert " over mean" not in cases or system
 
 
 @needs_browser

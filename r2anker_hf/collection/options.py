@@ -7,6 +7,17 @@ from dataclasses import dataclass, field
 from .collection import Collection, load_collection
 
 
+def is_test(split: str) -> bool:
+    """Whether a split is one to report, by its name; such queries may choose nothing.
+
+    NanoBEIR's splits are named after collections, and each is a test set.
+
+    >>> [is_test(split) for split in ("test", "test.pseudo", "de.test", "NanoSciFact", "dev", "latest")]
+    [True, True, True, True, False, False]
+    """
+    return "test" in split.split(".") or split.startswith(("test", "Nano"))
+
+
 @dataclass(kw_only=True)
 class CollectionOptions:
     """A collection, without the split: recipes read one or two of them, and call them differently."""

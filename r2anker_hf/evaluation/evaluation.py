@@ -561,8 +561,9 @@ def _first_stages(
     _checked_keys(depths, first_stages, "depths")
     found = {}
     for name, first in first_stages.items():
-        depth = depths.get(name) or max(map(len, runs[name].values()), default=0) or 1
-        _check_reranking(runs[name], runs[first])
+        deepest = _deepest(runs[name], runs[first])
+        longest = max(map(len, runs[name].values()), default=0)
+        depth = depths.get(name) or max(longest, deepest, 1)  # a list may have been cut after its reranking
         found[name] = _first_stage(qrels, runs[first], depth, measures, recall_grade)
     return found
 
@@ -582,15 +583,19 @@ def _first_stage(qrels: Qrels, run: Run, depth: int, measures: Sequence[str], re
         )
 
 
-def _check_reranking(run: Run, first: Run) -> None:
+def _deepest(run: Run, first: Run) -> int:
+    """The lowest place in the first stage of any document of a reranking, whose documents must all be there."""
+    deepest = 0
     for query_id, documents in run.items():
-        given = {document.doc_id for document in first.get(query_id, ())}
+        given = {document.doc_id: rank for rank, document in enumerate(first.get(query_id, ()), start=1)}
+        deepest = max([deepest, *(given.get(doc_id, 0) for doc_id, _ in documents)])
         for doc_id, _ in documents:
             if doc_id not in given:
                 raise InputError(
                     f"run {run.name!r} is said to rerank {first.name!r}, but its document {doc_id!r} of query "
                     f"{query_id!r} is not there; name the run that was reranked"
                 )
+    return deepest
 
 
 def _default_pair(names: Sequence[str], reranked: Mapping[str, FirstStage]) -> tuple[str, str] | None:

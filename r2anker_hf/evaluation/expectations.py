@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..files import read_yaml
 from ..records import InputError
+from .measures import parse_measure
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ def read_expected(path: str | os.PathLike, split: str) -> list[Expected]:
     """The figures of a split, from YAML: split -> measure -> system -> [figure, tolerance].
 
     Raises:
-        InputError: no such file, a split that it lacks, or a value of another form.
+        InputError: no such file, a split that it lacks, no measure, or a value of another form.
     """
     whole = read_yaml(path)
     if split not in whole:
         raise InputError(f"{path}: expects nothing of split {split!r}; there are {', '.join(whole) or 'none'}")
     return [
-        Expected(str(measure), str(system), *_pair(pair, f"{path}, {split}, {measure}, {system}"))
+        Expected(str(parse_measure(str(measure))), str(system), *_pair(pair, f"{path}, {split}, {measure}, {system}"))
         for measure, systems in _mapping(whole[split], f"{path}, {split}").items()
         for system, pair in _mapping(systems, f"{path}, {split}, {measure}").items()
     ]

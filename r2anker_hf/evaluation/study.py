@@ -65,7 +65,7 @@ class Table:
     reference: str
     rows: tuple[Row, ...]
     comparisons: dict[str, dict[str, Comparison]]
-    detectable: dict[str, dict[str, float]]
+    detectable: dict[str, dict[str, float | None]]
 
 
 def make_table(
@@ -136,7 +136,7 @@ def _row(name: str, columns: Mapping[str, Seeds]) -> Row:
 
 def _against(
     columns: Mapping[str, Mapping[str, Mapping[str, float]]], reference: str, measure: str, settings: Settings
-) -> tuple[dict[str, dict[str, Comparison]], dict[str, dict[str, float]]]:
+) -> tuple[dict[str, dict[str, Comparison]], dict[str, dict[str, float | None]]]:
     """Row -> column -> its comparison with the reference, and row -> column -> what could have been seen."""
     flat = {_cell(row, column): queries for row, named in columns.items() for column, queries in named.items()}
     several = len(columns[reference]) > 2  # the mean over one first stage is that first stage again
@@ -144,11 +144,12 @@ def _against(
     pairs = [(_cell(reference, column), _cell(row, column)) for row, column in others]
     found = compare(flat, measure, pairs, settings)
     comparisons: dict[str, dict[str, Comparison]] = {}
-    detectable: dict[str, dict[str, float]] = {}
+    detectable: dict[str, dict[str, float | None]] = {}
     for (row, column), one in zip(others, found, strict=True):
         comparisons.setdefault(row, {})[column] = one
         here, there = columns[row][column], columns[reference][column]
-        detectable.setdefault(row, {})[column] = detectable_difference([here[q] - there[q] for q in here])
+        differences = [here[q] - there[q] for q in here]
+        detectable.setdefault(row, {})[column] = detectable_difference(differences, tests=len(others))
     return comparisons, detectable
 
 
@@ -156,18 +157,22 @@ def _cell(row: str, column: str) -> str:
     return f"{row} over {column}"
 
 
-def detectable_difference(differences: Sequence[float], queries: int | None = None, power: float = 0.8) -> float:
+def detectable_difference(
+    differences: Sequence[float], queries: int | None = None, power: float = 0.8, tests: int = 1
+) -> float | None:
     """The smallest true mean difference that a two-sided paired test at .05 finds with probability `power`.
 
-    (z(.975) + z(power)) · s / √n, the normal approximation (Cohen 1988, Statistical Power Analysis, chapter 2).
+    (z(1 - .025 / tests) + z(power)) · s / √n, the normal approximation (Cohen 1988, Statistical Power Analysis,
+    chapter 2). The level is Bonferroni's, so Holm's correction of as many tests finds it at least as often.
 
     Args:
         differences: one per query, from which the deviation s is taken; dev queries, say.
         queries: n, if other queries will be tested; by default as many.
         power: between 0 and 1.
+        tests: whose p-values are corrected together.
 
     Returns:
-        In units of the measure; infinite for a single query.
+        In units of the measure; None for a single query, which shows nothing.
 
     >>> round(detectable_difference([0.0, 1.0, 0.0, -1.0], queries=200), 4)
     0.1617
@@ -175,9 +180,9 @@ def detectable_difference(differences: Sequence[float], queries: int | None = No
     from scipy.stats import norm
 
     if len(differences) < 2:
-        return math.inf
+        return None
     return (
-        float(norm.ppf(0.975) + norm.ppf(power))
+        float(norm.ppf(1 - 0.025 / tests) + norm.ppf(power))
         * statistics.stdev(differences)
         / math.sqrt(queries or len(differences))
     )

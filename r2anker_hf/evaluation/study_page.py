@@ -103,8 +103,8 @@ def _templates() -> Any:
     return environment(value=_value, deviation=_deviation, breaks=breakable, at=lambda x: f"{x:.2f}%")
 
 
-def _value(number: float) -> str:
-    return f"{number:.4f}"
+def _value(number: float | None) -> str:
+    return "–" if number is None else f"{number:.4f}"
 
 
 def _deviation(spread: Spread) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ from ..collection.collection import Collection, load_collection
 from ..collection.subset import named, only
 from ..config import file_of
 from ..draws import evenly_spaced
-from ..files import read_yaml
+from ..files import read_json, read_yaml, write_whole
 from ..names import checked_name
 from ..records import InputError
 from ..stage import PROVENANCE_FILE
@@ -21,6 +23,7 @@ from .measures import parse_measures
 FUSED = "fused"
 TAUGHT_BY = "taught_by"
 START = "start"
+MADE_FILE = "made.json"
 SPLITS = {"train": "train", "dev": "dev", "test": "test"}
 
 
@@ -94,6 +97,12 @@ class Study:
         self._check_retrievers()
         self._check_rankers()
         parse_measures(self.measures)
+        if len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"seeds: {', '.join(map(str, self.seeds))} name one seed twice")
+        for row, columns in self.published.items():
+            for first_stage, figure in columns.items():
+                if isinstance(figure, bool) or not isinstance(figure, int | float):
+                    raise InputError(f"published: {row} over {first_stage} is {figure!r}, but must be a number")
 
     def _check_retrievers(self) -> None:
         for name, options in self.retrievers.items():
@@ -167,6 +176,62 @@ def _words(value: Any) -> list[str]:
 
 Chain = list[Task]
 """Tasks in their order; a layer's chains do not wait for each other."""
+
+
+class Made:
+    """What a study's finished stages were made with, so that a study that changed takes over no stage of another one.
+
+    Stages of which nothing is noted, such as copied ones, are taken as they are.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.path = plan, plan.root / MADE_FILE
+        self.noted: dict[str, dict[str, list[str]]] = read_json(self.path) if self.path.exists() else {}
+
+    def note(self, tasks: Sequence[Task]) -> None:
+        """Keep the options of stages that are about to begin."""
+        for task in tasks:
+            self.noted[self._name(task)] = self._options(task)
+        if tasks:
+            self.plan.root.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, lambda path: path.write_text(json.dumps(self.noted, indent=1), encoding="utf-8"))
+
+    def check(self) -> None:
+        """Refuse a finished stage that the study would make otherwise now.
+
+        Raises:
+            InputError: a stage had other options, or stands on one that is to be made again.
+        """
+        missing = {str(task.folder) for task in self.plan.tasks() if not task.done}
+        for task in self.plan.tasks():
+            if not task.done or self._name(task) not in self.noted:
+                continue
+            before, now = self.noted[self._name(task)], self._options(task)
+            if other := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+                raise InputError(
+                    f"{task.folder}: was made with other values of {', '.join(other)}; "
+                    "remove the folder and those made from it, or choose another output_dir"
+                )
+            sources = {str(folder) for value in now.values() for word in value for folder in self._folders(word)}
+            if gone := sorted(sources & missing):
+                raise InputError(f"{task.folder}: was made from {gone[0]}, which is missing; remove this folder, too")
+
+    def _name(self, task: Task) -> str:
+        return task.folder.relative_to(self.plan.root).as_posix()
+
+    def _options(self, task: Task) -> dict[str, list[str]]:
+        """Option -> its words, without the study's own folder, which may move. Taken-over pairs change no result."""
+        root = f"{self.plan.root}{os.sep}"
+        return {
+            name: [word.replace(root, "") for word in _words(value)]
+            for name, value in task.options.items()
+            if name != "scored"
+        }
+
+    def _folders(self, word: str) -> list[Path]:
+        """The stages that a word may name: NAME=FOLDER/run.trec, FOLDER, FOLDER/D2."""
+        path = self.plan.root / word.rpartition("=")[2]
+        return [path, *path.parents]
 
 
 class Plan:
@@ -331,7 +396,7 @@ class Plan:
 
     def query_file(self, name: str) -> Path:
         """The training queries that are measured: ids, one per line."""
-        return self.root / name / "train_queries.txt"
+        return self.root / name / f"train_queries-{self.study.train_queries}.txt"
 
     def choose_queries(self, name: str) -> None:
         """Write which training queries are measured: evenly spaced ones, as many as the study says."""

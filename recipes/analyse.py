@@ -28,7 +28,10 @@ from r2anker_hf.stage import pinned, run_stage
 @dataclass
 class AnalysisConfig(CandidatesOptions):
     output_dir: str = field(metadata={"help": "New folder for the analysis."})
-    reference: str = field(default="bm25", metadata={"help": "Retriever whose candidates are reranked in the test."})
+    reference: str = field(
+        default="bm25",
+        metadata={"help": "Retriever from which distances are measured; the paper's is the one that is reranked."},
+    )
     generators: list[str] = field(
         default_factory=list, metadata={"help": "Joints such as bm25 bm25,dense; default all combinations."}
     )
@@ -38,9 +41,16 @@ class AnalysisConfig(CandidatesOptions):
     values: dict[str, float] = field(default_factory=dict, metadata={"help": "For a generator, its measured quality."})
     value_name: str = field(default="MRR@10", metadata={"help": "What the values are."})
     depth: int = field(default=200, metadata={"help": "Top-N of every list, the ranker's too (appendix B)."})
-    smoothing: float = field(default=SMOOTHING, metadata={"help": "Share of a uniform distribution in each side."})
+    smoothing: float = field(
+        default=SMOOTHING,
+        metadata={"help": "Share of a uniform distribution mixed into both sides, so that none is 0."},
+    )
     sampling_temperature: float = field(
-        default=1.0, metadata={"help": "Of every list's softmax, by score.", "formerly": "temperature"}
+        default=1.0,
+        metadata={
+            "help": "With --by score: every list's scores are divided by it before the softmax.",
+            "formerly": "temperature",
+        },
     )
     by: Literal["rank", "score"] = field(default="rank", metadata={"help": "A distribution reads: rank or score."})
 

@@ -26,9 +26,9 @@ CHOICES = (*FORMS, "trec", "pool")
 class ExportConfig(CandidatesOptions):
     output_dir: str = field(metadata={"help": "New folder for the file."})
     form: str = field(default="labeled_list", metadata={"help": f"One of: {', '.join(CHOICES)}."})
-    num_negatives: int = field(default=40, metadata={"help": "Negatives a query (appendix C)."})
-    seed: int = field(default=42, metadata={"help": "Of the draw; the trainer's default."})
-    epoch: int = field(default=0, metadata={"help": "Of the draw: each epoch of the trainer has other negatives."})
+    num_negatives: int = field(default=40, metadata={"help": "Negatives per query (appendix C)."})
+    seed: int = field(default=42, metadata={"help": "Seed of the draw; the default is the trainer's."})
+    epoch: int = field(default=0, metadata={"help": "Epoch of the draw: each epoch has other negatives."})
 
     def __post_init__(self):
         if self.form not in CHOICES:

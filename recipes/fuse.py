@@ -60,7 +60,7 @@ class FusionConfig(CollectionOptions):
     dev_split: str = field(default="dev", metadata={"help": "dev, or train where a collection has no dev split."})
     dev_qrels: str | None = field(default=None, metadata={"help": "File of judgements, instead of a collection's."})
     dev_measure: str = field(default="nDCG@10", metadata={"help": "Measure that chooses."})
-    step: float = field(default=0.1, metadata={"help": "Between the weights that are tried."})
+    step: float = field(default=0.1, metadata={"help": "Distance between two weights that are tried."})
 
 
 def main(config: FusionConfig) -> None:

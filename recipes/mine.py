@@ -1,6 +1,6 @@
 """Mine: keep what every retriever ranked for each training query, as a dataset to draw negatives from.
 
-    accelerate launch recipes/mine.py --collection C --split train --runs bm25=A/run.trec dense=B/run.trec \
+    accelerate launch recipes/mine.py --collection C --split train --runs bm25=A/run.trec dense=B/run.trec \\
         --depth 200 --output_dir D
 
 Tens of thousands of queries a minute and core, in memory that does not grow with them; the audit of 10,000 queries

@@ -1,4 +1,4 @@
-"""Over seeds: what several reports of the same systems, one report a seed, say together.
+"""Over seeds: what several reports of the same systems, one report per seed, say together.
 
     python recipes/over_seeds.py --reports D/42/report.json D/43/report.json D/44/report.json
 
@@ -21,7 +21,7 @@ from r2anker_hf.records import InputError
 
 @dataclass
 class SeedsConfig:
-    reports: list[str] = field(metadata={"help": "report.json of score.py, one a seed, of equally named systems."})
+    reports: list[str] = field(metadata={"help": "report.json of score.py, one per seed, of equally named systems."})
 
 
 def main(config: SeedsConfig) -> None:

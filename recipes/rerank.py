@@ -1,6 +1,6 @@
 """Rerank: a ranker orders a first stage's documents anew. Writes run.trec.
 
-    accelerate launch recipes/rerank.py --ranker FOLDER_OR_REPO --collection C --split test --first_stage X.trec \
+    accelerate launch recipes/rerank.py --ranker FOLDER_OR_REPO --collection C --split test --first_stage X.trec \\
         --depth 1000 --output_dir D
 
 With MiniLM at 128 tokens some 100 pairs a second in float32 and 200 in bfloat16 on two CPU cores; several processes
@@ -46,7 +46,7 @@ class RerankingConfig(CollectionOptions):
     query_ids: str | None = field(
         default=None, metadata={"help": "File of query ids, one per line: only these queries of the split."}
     )
-    depth: int = field(default=1000, metadata={"help": "Documents reranked a query (the paper: 1000)."})
+    depth: int = field(default=1000, metadata={"help": "Documents reranked per query (the paper: 1000)."})
     scored: list[str] = field(
         default_factory=list,
         metadata={"help": "Folders of this recipe, by the same ranker: their pairs are not scored again."},

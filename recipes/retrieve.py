@@ -42,7 +42,7 @@ class RetrievalConfig(CollectionOptions):
     retriever: Literal["bm25", "dense", "splade", "stored"] = field(
         default="bm25", metadata={"help": "First stage; stored is one that the collection's repository holds."}
     )
-    depth: int = field(default=1000, metadata={"help": "Documents kept a query."})
+    depth: int = field(default=1000, metadata={"help": "Documents kept per query."})
     index: str | None = field(default=None, metadata={"help": "Folder that keeps the index for other splits."})
     preset: str = field(default="lucene", metadata={"help": "BM25: lucene (k1 .9, b .4) or msmarco-tuned (.82, .68)."})
     k1: float | None = field(default=None, metadata={"help": "BM25: overrides the preset."})

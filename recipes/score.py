@@ -1,6 +1,6 @@
 """Score: measure runs, compare every pair, and write report.json, report.md, report.html and per_query.tsv.
 
-    python recipes/score.py --collection C --split test --runs bm25=X.trec ranker=Y.trec --measures MRR@10 nDCG@10 \
+    python recipes/score.py --collection C --split test --runs bm25=X.trec ranker=Y.trec --measures MRR@10 nDCG@10 \\
         --first_stages ranker=bm25 --output_dir D
 
 With --qrels FILE and no collection, runs are measured against any judgements, without texts. --expect FILE.yaml ends
@@ -50,8 +50,10 @@ class ScoringConfig(CollectionOptions):
     test: Literal["randomisation", "t-test"] = field(
         default="randomisation", metadata={"help": "Paired test, Holm-corrected over all pairs."}
     )
-    resamples: int = field(default=10_000, metadata={"help": "Of the randomisation test and the bootstrap."})
-    seed: int = field(default=42, metadata={"help": "Of the same."})
+    resamples: int = field(
+        default=10_000, metadata={"help": "Random draws of the randomisation test and of the bootstrap."}
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of these draws."})
 
 
 def main(config: ScoringConfig) -> None:

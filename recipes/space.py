@@ -1,6 +1,6 @@
 """Space: a static Space of reports, and a page that searches and reranks in the visitor's browser.
 
-    python recipes/space.py --pages D/report --ranker owner/ranker --collection C --licence cc-by-4.0 \
+    python recipes/space.py --pages D/report --ranker owner/ranker --collection C --licence cc-by-4.0 \\
         --title "Ranker for C" --output_dir P --repo_id owner/space
 
 The folder P/space is what a Space of the type `static` holds: `hf upload owner/space P/space --repo-type space` sends

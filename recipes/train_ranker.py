@@ -3,7 +3,7 @@
     accelerate launch recipes/train_ranker.py --negatives FOLDER_OR_REPO --model M --num_negatives 40 --output_dir D
 
 Several --negatives make one ranker of several collections, mixed by size or by --mixture_weights.
-Every option of transformers' TrainingArguments is an option here, and --help_all lists them. With --collection and
+The options of transformers' TrainingArguments are options here, and --help_all lists them. With --collection and
 --dev_run, reranking that run of the dev split chooses the checkpoint; with --held_out N, reranking the candidates of N
 training queries that are not trained on, so that dev can be reported. A killed training goes on from its last
 checkpoint when the same command is given again. --memory_budget trains groups of any size in that many GiB,
@@ -84,19 +84,22 @@ class RankerConfig(CollectionOptions):
     lora_rank: int = field(
         default=0, metadata={"help": "Rank of low-rank adapters, merged into the saved ranker; 0 trains all weights."}
     )
-    lora_alpha: float | None = field(default=None, metadata={"help": "Their scale; default twice the rank."})
+    lora_alpha: float | None = field(
+        default=None, metadata={"help": "Scale of the adapters; default twice lora_rank."}
+    )
     held_out: int | None = field(
         default=None, metadata={"help": "Training queries that choose the checkpoint and are not trained on."}
     )
     held_out_list: str | None = field(
-        default=None, metadata={"help": "The retriever whose list they rerank; default the first."}
+        default=None,
+        metadata={"help": "The retriever whose list is reranked for the held-out queries; default the first."},
     )
     collection: str | None = field(
         default=None, kw_only=True, metadata={"help": "Its dev split chooses the checkpoint."}
     )
     dev_split: str = field(default="dev", metadata={"help": "Split that chooses; never the one to measure with."})
     dev_run: str | None = field(default=None, metadata={"help": "First stage of the dev split, reranked to choose."})
-    dev_depth: int = field(default=100, metadata={"help": "Documents of either that are reranked per query."})
+    dev_depth: int = field(default=100, metadata={"help": "Documents reranked per dev or held-out query."})
     dev_measure: str = field(default="MRR@10", metadata={"help": "Measure that chooses the checkpoint."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "End after so many dev measurements in a row without a better one."}
@@ -135,17 +138,21 @@ def main(config: RankerConfig, training: ListwiseOptions) -> None:
 
 
 def check_stopping(config: RankerConfig, training: ListwiseConfig) -> None:
-    """Early stopping counts measurements and ends with the best of them, which must have been saved.
+    """Dev measurements choose the checkpoint; early stopping counts them and ends with the best, which must be saved.
 
     Raises:
         InputError: nothing is measured, or it is saved at other steps.
     """
+    choosing = [
+        name for name in ("early_stopping_patience", "dev_run", "held_out") if getattr(config, name) is not None
+    ]
+    if choosing and training.eval_strategy == "no":
+        raise InputError(
+            f"{choosing[0]} counts dev measurements: give --eval_strategy steps --eval_steps 0.1 and "
+            "--save_strategy steps --save_steps 0.1"
+        )
     if config.early_stopping_patience is None:
         return
-    if training.eval_strategy == "no":
-        raise InputError(
-            "early_stopping_patience counts dev measurements: give --eval_strategy steps --eval_steps 0.1"
-        )
     strategy, steps = training.eval_strategy.value, training.eval_steps
     if strategy != training.save_strategy.value or strategy == "steps" and steps != training.save_steps:
         when = f"steps --save_steps {steps:g}" if strategy == "steps" else strategy

@@ -1,4 +1,4 @@
-"""Train a retriever: it learns on BM25's negatives, then on BM25's and its own hard ones.
+"""Train a retriever: a dense or SPLADE one learns from BM25's negatives, then from its own hard ones too.
 
     accelerate launch recipes/train_retriever.py --collection C --retriever dense|splade --model M --output_dir D
 

@@ -147,7 +147,7 @@ def test_a_run_that_is_none_of_this_split_is_refused(stage, option, finished, ti
     if (stage, option) == ("mine", "dev_runs"):
         options["dev_split"] = "test"
     if option == "dev_run":
-        options |= {"collection": finished / "toy", "dev_split": "test"}
+        options |= {"collection": finished / "toy", "dev_split": "test", "eval_strategy": "epoch"}
     bad = bad_runs(finished / "test/bm25/run.trec", tmp_path / "runs")
     if (stage, option) == ("fuse", "runs"):
         del bad["of another split"]  # of which it has no collection
@@ -239,7 +239,7 @@ def test_a_broken_collection_is_refused(file, finished, tmp_path):
 def test_a_collection_that_is_not_there_is_refused(stage, option, finished, tiny_model, tmp_path):
     options = {**base(stage, finished, tiny_model), "output_dir": tmp_path / "out"}
     if stage == "train_ranker":
-        options |= {"dev_run": finished / "test/bm25/run.trec"}
+        options |= {"dev_run": finished / "test/bm25/run.trec", "eval_strategy": "epoch"}
     for name in (tmp_path, tmp_path / "gone", "me/none", "a/b/c", "scifact"):
         assert str(name) in refusal(stage, {**options, option: name})
     assert not (tmp_path / "out").exists()

@@ -242,7 +242,9 @@ def test_a_label_weight_is_a_share():
 
 
 @pytest.mark.parametrize("objective", ["ranker", "retrievers"])
-@pytest.mark.parametrize("given", [{"retrievers": ["bm25"]}, {"policy": "softmax"}])
+@pytest.mark.parametrize(
+    "given", [{"retrievers": ["bm25"]}, {"policy": "softmax"}, {"rank_from": 3}, {"absolute_margin": 0.1}]
+)
 def test_an_objective_refuses_what_its_draw_would_pass_over(objective, given):
     from r2anker_hf.rankers.options import ListwiseOptions
 

@@ -548,6 +548,8 @@ def test_held_out_training_queries_choose_the_checkpoint(toy, tiny_model, tmp_pa
     options = ["--negatives", folder / "negatives", "--model", tiny_model, "--held_out", 12, "--dev_depth", 5]
     options += ["--use_cpu", "true", "--mixed_precision", "no", "--num_negatives", 1, "--max_length", 24]
     options += ["--per_device_train_batch_size", 16, "--num_train_epochs", 1, "--report_to", "none"]
+    with pytest.raises(InputError, match="held_out counts dev measurements: give --eval_strategy steps"):
+        run_here("train_ranker", *options, "--output_dir", tmp_path / "unmeasured")
     options += ["--eval_strategy", "epoch", "--save_strategy", "epoch"]
     run_here("train_ranker", *options, "--output_dir", tmp_path / "ranker")
     state = json.loads((tmp_path / "ranker" / "trainer_state.json").read_text())

@@ -332,6 +332,10 @@ def test_a_draw_reads_a_row_of_the_dataset():
             "ranks from 201 to 200 are an empty window",
         ),
         ({"negatives_ranking": "fused"}, "negatives_ranking is given, but policy union does not read it"),
+        (
+            {"policy": "redistributed", "negatives_ranking": "r", "retrievers": ["bm25"]},
+            "retrievers is given, but policy redistributed does not read it",
+        ),
         ({"within": "bm25"}, "within is given, but policy union does not read it; choices: --policy constrained"),
         ({"policy": "softmax", "shares": {"bm25": 1.0}}, "shares is given, but policy softmax does not read it"),
         ({"sampling_temperature": 0.0}, "sampling_temperature is 0.0, but must be at least 1e-06"),

@@ -24,7 +24,9 @@ class CollectionOptions:
 
     collection: str = field(metadata={"help": "BEIR or MS MARCO folder, Hub repository, or 'apidocs'."})
     revision: str | None = field(default=None, metadata={"help": "Commit of a Hub collection."})
-    use_titles: bool = field(default=True, metadata={"help": "Passages are title and text, or only text."})
+    use_titles: bool = field(
+        default=True, metadata={"help": "A passage is its title and text. --no_use_titles: only its text."}
+    )
     collection_options: dict[str, int] = field(
         default_factory=dict, metadata={"help": "Sizes of 'apidocs', such as passages=300 test=20 dev=20."}
     )

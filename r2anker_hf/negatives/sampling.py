@@ -249,7 +249,9 @@ class Sampling:
         "Of softmax and redistributed_softmax: small ones draw the very top, large ones draw evenly.",
         formerly="temperature",
     )
-    standardise: bool = _option(True, "Policy softmax: give each list's scores mean 0 and deviation 1 first.")
+    standardise: bool = _option(
+        True, "Policy softmax: give each list's scores mean 0 and deviation 1 first. --no_standardise: not."
+    )
     shares: dict[str, float] = _option(
         {}, "Policy quota: each retriever's part, bm25=0.5 dense=0.25 splade=0.25; brought to sum 1."
     )
@@ -298,10 +300,12 @@ class Sampling:
             raise InputError(f"judged_by is {self.judged_by!r}, but nothing is judged; add --leave_out_suspects true")
 
 
+_REDISTRIBUTED = ["redistributed", "redistributed_softmax"]
 _READ_BY = {
+    "retrievers": [name for name in POLICIES if name not in _REDISTRIBUTED],
     "shares": ["quota"],
     "within": ["constrained"],
-    "negatives_ranking": ["redistributed", "redistributed_softmax"],
+    "negatives_ranking": _REDISTRIBUTED,
 }
 """Options of some policies only; with another they would be passed over."""
 

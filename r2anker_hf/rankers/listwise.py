@@ -236,7 +236,8 @@ class ListwiseTrainer(Trainer):
         encoder = self.data_collator.encoder
         model = copy.copy(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         vars(model).pop("forward", None)  # accelerate's, in the precision of the training
-        return CrossEncoderRanker(model, encoder.tokenizer, encoder.max_length, encoder.max_query_length)
+        limits = encoder.max_length, encoder.max_query_length
+        return CrossEncoderRanker(model, encoder.tokenizer, *limits, max_windows=encoder.max_windows)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean over the batch's queries of each group's softmax cross-entropy, or divergence from fused scores.

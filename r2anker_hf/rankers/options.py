@@ -9,6 +9,9 @@ from ..negatives.sampling import Sampling
 from ..records import InputError
 
 OBJECTIVES = ("labels", "retrievers", "ranker")
+_OF_LISTS = ("retrievers", "policy", "rank_from", "rank_to", "max_score", "min_score")
+_OF_LISTS += ("absolute_margin", "relative_margin")
+"""Options that choose among the retrievers' lists."""
 
 
 @dataclass
@@ -20,13 +23,13 @@ class ListwiseOptions(Sampling):
     output_dir: str | None = field(default=None, metadata={"help": "New folder for the ranker."})
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate (appendix C)."})
     per_device_train_batch_size: int = field(
-        default=12, metadata={"help": "Queries (groups) a device and step; the paper has 12 on one device."}
+        default=12, metadata={"help": "Queries (groups) per device and step; the paper has 12 on one device."}
     )
     num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over the training queries (appendix C)."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: a share of all steps below 1, else steps."})
     weight_decay: float = field(default=0.1, metadata={"help": "Weight decay (appendix C)."})
     seed: int = field(default=42, metadata={"help": "Seed of order, negatives and dropout (appendix C)."})
-    num_negatives: int = field(default=40, metadata={"help": "Negatives a query and epoch (appendix C)."})
+    num_negatives: int = field(default=40, metadata={"help": "Negatives per query and epoch (appendix C)."})
     max_length: int = field(default=128, metadata={"help": "Tokens of a pair (appendix C)."})
     freeze_embeddings: bool = field(
         default=False, metadata={"help": "Keep the word embeddings as they are: faster, and gentler on small data."}
@@ -70,7 +73,7 @@ class ListwiseOptions(Sampling):
     memory_budget: float | None = field(
         default=None,
         metadata={
-            "help": "GiB a device for what the backward pass needs; a batch that needs more goes through a gradient "
+            "help": "GiB per device for what the backward pass needs; a batch that needs more goes through a gradient "
             "cache, in chunks that fit: any group size, the same gradients, a third more work. Default: no limit."
         },
     )
@@ -79,7 +82,8 @@ class ListwiseOptions(Sampling):
     )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
     ddp_broadcast_buffers: bool | None = field(
-        default=False, metadata={"help": "Rankers have no buffers that training changes."}
+        default=False,
+        metadata={"help": "Send the model's buffers to all processes in every step. Training changes none."},
     )
 
     def __post_init__(self):
@@ -87,6 +91,7 @@ class ListwiseOptions(Sampling):
         if self.objective not in OBJECTIVES:
             raise InputError(f"no objective {self.objective!r}; choices: {', '.join(OBJECTIVES)}")
         if self.objective != "labels":  # it draws from what teaches it, so these would be passed over
-            for name, default in (("retrievers", []), ("policy", "union")):
-                if getattr(self, name) != default:
+            drawn = Sampling()
+            for name in _OF_LISTS:
+                if getattr(self, name) != getattr(drawn, name):
                     raise InputError(f"{name} is given, but objective {self.objective} does not read it")

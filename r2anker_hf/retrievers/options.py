@@ -33,13 +33,13 @@ class RetrieverTraining(Sampling):
     """Settings of one training; defaults are coCondenser's fine-tuning on MS MARCO where it names them."""
 
     learning_rate: float = field(default=5e-6, metadata={"help": "Peak learning rate (coCondenser)."})
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Queries a device; all share negatives."})
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Queries per device; all share negatives."})
     num_train_epochs: int = field(default=3, metadata={"help": "Passes over the training queries."})
     warmup_share: float = field(default=0.1, metadata={"help": "Share of the steps in which the rate rises."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
     dropout: float | None = field(default=None, metadata={"help": "Overrides the model's own dropout."})
     num_negatives: int = field(
-        default=7, metadata={"help": "Mined negatives a query; others come from the batch.", "range": COUNT_OR_NONE}
+        default=7, metadata={"help": "Mined negatives per query; others come from the batch.", "range": COUNT_OR_NONE}
     )
     max_length: int = field(default=128, metadata={"help": "Tokens of a text, in training and afterwards."})
     temperature: float | None = field(
@@ -96,7 +96,7 @@ class DistillationTraining(RetrieverTraining):
     """Settings of a distillation; defaults are R2ANKER's, appendix C, where it names them."""
 
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate (appendix C)."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Queries a device (appendix C)."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Queries per device (appendix C)."})
     num_train_epochs: int = field(default=4, metadata={"help": "Passes over the training queries (appendix C)."})
     num_negatives: int = field(default=10, metadata={"help": "Negatives beside the one positive (appendix C)."})
     loss: Loss = field(
@@ -138,7 +138,7 @@ class PretrainingOptions:
     output_dir: str | None = field(default=None, metadata={"help": "New folder for the encoder."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate (section C)."})
     per_device_train_batch_size: int = field(
-        default=256, metadata={"help": "Passages a device and step; the paper has 2048 over eight devices."}
+        default=256, metadata={"help": "Passages per device and step; the paper has 2048 over eight devices."}
     )
     num_train_epochs: float = field(
         default=20.0, metadata={"help": "Passes over the corpus (section C); 0: none.", "range": NOT_NEGATIVE}
@@ -171,7 +171,8 @@ class PretrainingOptions:
     )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
     ddp_broadcast_buffers: bool | None = field(
-        default=False, metadata={"help": "Encoders have no buffers that training changes."}
+        default=False,
+        metadata={"help": "Send the model's buffers to all processes in every step. Training changes none."},
     )
 
     def __post_init__(self):

@@ -75,6 +75,8 @@ class RetrievalConfig(CollectionOptions):
     def __post_init__(self):
         if self.search != "flat" and self.retriever != "dense":
             raise InputError(f"search is {self.search!r}, which is for dense retrieval; {self.retriever} is exact")
+        if self.model and self.retriever not in ("dense", "splade"):
+            raise InputError(f"model is {self.model!r}, which {self.retriever} does not read; add --retriever dense")
         check_language(self.language)
         if (self.ranking is not None) != (self.retriever == "stored"):
             raise InputError(f"ranking is {self.ranking!r}: --retriever stored needs one, and no other takes one")

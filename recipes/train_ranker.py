@@ -28,7 +28,7 @@ from r2anker_hf.collection.options import CollectionOptions
 from r2anker_hf.config import options_fit, run_recipe
 from r2anker_hf.evaluation.measures import evaluate_run, means, parse_measure
 from r2anker_hf.negatives.candidates import Candidates, load_candidates
-from r2anker_hf.negatives.holdout import hold_out
+from r2anker_hf.negatives.holdout import hold_out, without
 from r2anker_hf.negatives.suspects import Examined
 from r2anker_hf.rankers.options import ListwiseOptions
 from r2anker_hf.records import InputError
@@ -138,25 +138,24 @@ def main(config: RankerConfig, training: ListwiseOptions) -> None:
 
 
 def check_stopping(config: RankerConfig, training: ListwiseConfig) -> None:
-    """Dev measurements choose the checkpoint; early stopping counts them and ends with the best, which must be saved.
+    """Dev measurements choose the checkpoint, and early stopping counts them; what is measured must have been saved.
 
     Raises:
         InputError: nothing is measured, or it is saved at other steps.
     """
-    choosing = [
-        name for name in ("early_stopping_patience", "dev_run", "held_out") if getattr(config, name) is not None
-    ]
-    if choosing and training.eval_strategy == "no":
+    names = "early_stopping_patience", "dev_run", "held_out"
+    choosing = [name for name in names if getattr(config, name) is not None]
+    if not choosing:
+        return
+    if training.eval_strategy == "no":
         raise InputError(
             f"{choosing[0]} counts dev measurements: give --eval_strategy steps --eval_steps 0.1 and "
             "--save_strategy steps --save_steps 0.1"
         )
-    if config.early_stopping_patience is None:
-        return
     strategy, steps = training.eval_strategy.value, training.eval_steps
     if strategy != training.save_strategy.value or strategy == "steps" and steps != training.save_steps:
         when = f"steps --save_steps {steps:g}" if strategy == "steps" else strategy
-        raise InputError(f"early_stopping_patience keeps the best measured checkpoint: give --save_strategy {when}")
+        raise InputError(f"{choosing[0]} keeps the best measured checkpoint: give --save_strategy {when}")
 
 
 def pinned_negatives(config: RankerConfig) -> tuple[RankerConfig, dict[str, str | Path]]:
@@ -203,6 +202,7 @@ def train(config: RankerConfig, training: ListwiseConfig, dev: tuple[Collection,
     if config.held_out is not None:
         split = config.negatives_split[0]
         candidates[0], *dev = hold_out(candidates[0], config.held_out, config.held_out_list, split)
+        candidates[1:] = [without(one, dev[0].queries.values()) for one in candidates[1:]]
     candidates = [one.some(config.max_queries) for one in candidates]
     ranker = CrossEncoderRanker.from_pretrained(
         config.model,
@@ -229,6 +229,7 @@ def train(config: RankerConfig, training: ListwiseConfig, dev: tuple[Collection,
         step = state.best_global_step if state.best_model_checkpoint else state.global_step
         write_seen(folder, step, step * pairs_a_step, seconds_at(state, step))
         ranker.model = merged(trainer.accelerator.unwrap_model(trainer.model))
+        ranker.calibration = None  # it was fitted to the scores that the ranker started with
         ranker.save_pretrained(folder)
 
 
@@ -275,6 +276,7 @@ def make_trainer(
         if training.leave_out_suspects:
             rows = Examined(rows, one.corpus.text, training.judged_by, folder / "suspects" / str(number))
         parts.append(TrainingGroups(rows, documents.__getitem__, training, queries.__getitem__))
+        parts[-1].check()
     counts = epoch_counts([len(part) for part in parts], config.mixture_weights, config.mixture_temperature)
     groups = Mixture(parts, counts) if len(parts) > 1 else parts[0]
     collator = GroupedListwiseCollator(ranker.encoder)

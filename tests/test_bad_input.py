@@ -14,6 +14,7 @@ from r2anker_hf.config import run_recipe
 
 TRAINING = {"num_negatives": 2, "per_device_train_batch_size": 2}
 TRAINER = {**TRAINING, "use_cpu": "true", "mixed_precision": "no", "report_to": "none", "max_steps": 1}
+EPOCHS = {"eval_strategy": "epoch", "save_strategy": "epoch"}
 RUN_OPTIONS = ("runs", "dev_runs", "first_stage", "dev_run", "constraints", "rankings")
 
 
@@ -147,7 +148,7 @@ def test_a_run_that_is_none_of_this_split_is_refused(stage, option, finished, ti
     if (stage, option) == ("mine", "dev_runs"):
         options["dev_split"] = "test"
     if option == "dev_run":
-        options |= {"collection": finished / "toy", "dev_split": "test", "eval_strategy": "epoch"}
+        options |= {"collection": finished / "toy", "dev_split": "test"} | EPOCHS
     bad = bad_runs(finished / "test/bm25/run.trec", tmp_path / "runs")
     if (stage, option) == ("fuse", "runs"):
         del bad["of another split"]  # of which it has no collection
@@ -239,7 +240,7 @@ def test_a_broken_collection_is_refused(file, finished, tmp_path):
 def test_a_collection_that_is_not_there_is_refused(stage, option, finished, tiny_model, tmp_path):
     options = {**base(stage, finished, tiny_model), "output_dir": tmp_path / "out"}
     if stage == "train_ranker":
-        options |= {"dev_run": finished / "test/bm25/run.trec", "eval_strategy": "epoch"}
+        options |= {"dev_run": finished / "test/bm25/run.trec"} | EPOCHS
     for name in (tmp_path, tmp_path / "gone", "me/none", "a/b/c", "scifact"):
         assert str(name) in refusal(stage, {**options, option: name})
     assert not (tmp_path / "out").exists()
@@ -251,15 +252,19 @@ def test_a_collection_that_is_not_there_is_refused(stage, option, finished, tiny
         ("retrieve", {"search": "ivf"}, "search is 'ivf', which is for dense retrieval"),
         ("retrieve", {"retriever": "dense", "index": "FILE"}, "index is .*is not a folder"),
         ("retrieve", {"dtype": "x"}, "invalid choice: 'x'.*bfloat16"),
+        ("retrieve", {"model": "x"}, "model is 'x', which bm25 does not read; add --retriever dense"),
         ("train_ranker", {"dev_measure": "x"}, "no measure is called 'x'"),
         ("train_ranker", {"dev_run": "x"}, "dev_run needs collection"),
         ("train_ranker", {"report_to": "nope"}, "nope is not supported"),
         ("train_ranker", {"eval_strategy": "epoch"}, "eval_dataset"),
         ("train_ranker", {"resume_from_checkpoint": "x"}, "resume_from_checkpoint is not for this training"),
         ("train_ranker", {"push_to_hub": "true"}, "push_to_hub is not for this training"),
+        ("train_ranker", {"data_seed": 0}, "data_seed is not for this training: seed orders the queries"),
+        ("train_ranker", {"label_smoothing_factor": 0.1}, "label_smoothing_factor is not for this training"),
         ("train_ranker", {"lr_scheduler_type": "x"}, "lr_scheduler_type.*cosine"),
         ("train_ranker", {"bf16": "true", "fp16": "true"}, "mixed_precision is no, but bf16 is true"),
         ("train_retriever", {"max_queries": 1, "num_train_epochs": 1}, "1 tuples .* do not fill one batch of 2"),
+        ("train_retriever", {"max_queries": 1, "num_train_epochs": 3}, "no batch of 2 different queries"),
         ("pretrain", {"push_to_hub": "true"}, "push_to_hub is not for this training"),
         ("publish", {"kind": "retriever"}, "config.yaml: lacks retriever; is the folder of another --kind"),
         ("publish_all", {"repo_id": "me"}, "repo_id is 'me', but is written owner/name"),

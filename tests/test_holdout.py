@@ -5,7 +5,7 @@ from datasets import Dataset
 
 from r2anker_hf.collection.collection import Corpus
 from r2anker_hf.negatives.candidates import Candidates
-from r2anker_hf.negatives.holdout import hold_out
+from r2anker_hf.negatives.holdout import hold_out, without
 from r2anker_hf.records import Document, InputError
 
 
@@ -33,6 +33,14 @@ def test_no_query_is_both_held_out_and_trained_on():
     assert trained | collection.queries.keys() == {f"q{n}" for n in range(40)}
     assert collection.queries.keys() == collection.qrels.keys() == run.keys()
     assert (collection.name, collection.split) == ("toy", "train, held out")
+
+
+def test_another_set_of_the_same_queries_is_not_trained_on_either():
+    _, held, _ = hold_out(candidates(), 7)
+    rest = without(candidates(reversed(range(40))), held.queries.values())
+    assert len(rest.rows) == 33 and held.queries.keys().isdisjoint(rest.rows["query_id"])
+    with pytest.raises(InputError, match="none but held-out queries"):
+        without(rest, rest.rows["query"])
 
 
 def test_labels_texts_and_lists_are_the_rows_own():

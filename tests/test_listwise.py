@@ -241,6 +241,38 @@ def test_a_label_weight_is_a_share():
             ListwiseConfig(output_dir="unused", label_weight=weight)
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"label_weight": 0.5}, "label_weight is given, but objective labels has no teacher"),
+        ({"teacher_ranking": "fused"}, "teacher_ranking is given, but objective labels"),
+        ({"objective": "retrievers", "label_weight": 0.5, "leave_out_positives": True}, "give one"),
+    ],
+)
+def test_a_teacher_s_options_are_refused_where_nothing_reads_them(given, told):
+    from r2anker_hf.rankers.options import ListwiseOptions
+
+    with pytest.raises(InputError, match=told):
+        ListwiseOptions(**given)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"retrievers": ["bm25"], "max_score": {"bm25": -1e9}}, "no query has a negative"),
+        ({"objective": "ranker", "teacher_ranking": "own"}, "query 'q3' has no scored document"),
+    ],
+)
+def test_a_training_without_anything_to_tell_apart_is_refused(options, told, tmp_path):
+    made = rows(8)
+    for number, row in enumerate(made):
+        ids = [] if number == 3 else row["candidates"][0]["doc_ids"]
+        row["rankings"] = [{"ranker": "own", "doc_ids": ids, "scores": [1.0] * len(ids)}]
+    config = ListwiseConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **options)
+    with pytest.raises(InputError, match=told):
+        TrainingGroups(made, text, config).check()
+
+
 @pytest.mark.parametrize("objective", ["ranker", "retrievers"])
 @pytest.mark.parametrize(
     "given", [{"retrievers": ["bm25"]}, {"policy": "softmax"}, {"rank_from": 3}, {"absolute_margin": 0.1}]

@@ -21,6 +21,7 @@ from r2anker_hf.evaluation.study_plan import TAUGHT_BY
 from r2anker_hf.negatives.candidates import load_candidates
 from r2anker_hf.negatives.suspects import with_suspects
 from r2anker_hf.rankers.agreement import agreement
+from r2anker_hf.rankers.calibration import Calibration
 from r2anker_hf.rankers.listwise import TrainingGroups
 from r2anker_hf.rankers.ranker import CrossEncoderRanker
 from r2anker_hf.records import InputError
@@ -551,7 +552,14 @@ def test_held_out_training_queries_choose_the_checkpoint(toy, tiny_model, tmp_pa
     with pytest.raises(InputError, match="held_out counts dev measurements: give --eval_strategy steps"):
         run_here("train_ranker", *options, "--output_dir", tmp_path / "unmeasured")
     options += ["--eval_strategy", "epoch", "--save_strategy", "epoch"]
+    ranker = CrossEncoderRanker.from_pretrained(tiny_model, device="cpu")
+    ranker.calibration = Calibration(
+        2.0, -1.0, 0.0, 0.0, 0.9, 0.5, 1.0, 1, 2, 1
+    )  # fitted to the weights that the training starts from
+    ranker.save_pretrained(tmp_path / "calibrated")
+    options[options.index("--model") + 1] = tmp_path / "calibrated"
     run_here("train_ranker", *options, "--output_dir", tmp_path / "ranker")
+    assert CrossEncoderRanker.from_pretrained(tmp_path / "ranker", device="cpu").calibration is None
     state = json.loads((tmp_path / "ranker" / "trainer_state.json").read_text())
     assert state["global_step"] == (44 - 12) // 16
     assert [line["eval_MRR@10"] for line in state["log_history"] if "eval_MRR@10" in line] == [state["best_metric"]]

@@ -14,6 +14,8 @@ from ..records import InputError
 
 NOT_HEEDED = {
     "resume_from_checkpoint": "the same command goes on from its own last checkpoint; leave the option out",
+    "data_seed": "seed orders the queries",
+    "label_smoothing_factor": "the losses here have no smoothing",
     "push_to_hub": "publish.py checks what is published; leave the option out",
 }
 """Options of transformers that a recipe would pass over, and what to do instead."""
@@ -26,7 +28,7 @@ def refuse_unheeded(args: TrainingArguments) -> None:
         InputError: an option of `NOT_HEEDED` is given.
     """
     for name, instead in NOT_HEEDED.items():
-        if getattr(args, name):
+        if getattr(args, name) not in (None, False, 0.0) or name == "data_seed" and args.data_seed is not None:
             raise InputError(f"{name} is not for this training: {instead}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ..collection.collection import Collection
@@ -54,3 +55,16 @@ def hold_out(
 
 def _hash(query_id: str) -> bytes:
     return hashlib.blake2b(query_id.encode(), digest_size=8).digest()
+
+
+def without(candidates: Candidates, texts: Iterable[str]) -> Candidates:
+    """The candidates of all queries but those of these texts, such as queries held out of another set.
+
+    Raises:
+        InputError: no query would be left.
+    """
+    held = set(texts)
+    kept = [place for place, text in enumerate(candidates.rows["query"]) if text not in held]
+    if not kept:
+        raise InputError("held_out: a set of negatives has none but held-out queries; hold out fewer")
+    return replace(candidates, rows=candidates.rows.select(kept))

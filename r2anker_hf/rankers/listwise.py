@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, has_length
 
-from ..draws import permutation
+from ..draws import evenly_spaced, permutation
 from ..evaluation.measures import measure_rankings, parse_measures
 from ..models.attention import override_dropout, use_matmul_attention
 from ..models.checkpoints import output_dir as training_folder
@@ -33,6 +33,7 @@ from ..negatives.sampling import (
     fused_scores,
     suspects_of,
 )
+from ..processes import is_main_process
 from ..records import InputError
 from .collator import GroupedListwiseCollator, Text, window_places
 from .gradient_cache import bytes_a_token, cached_backward
@@ -91,7 +92,7 @@ class TrainingGroups(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, index = item
         row = self.rows[int(index)]
-        doc_ids, labels = (self._judged if self.config.objective == "labels" else self._ranked)(row, epoch)
+        doc_ids, labels = self._drawn(row, epoch)
         relevant = set(row["positive_ids"]) if self.config.label_weight else ()
         return {
             "query": self.query(row["query_id"]) if self.query else row["query"],
@@ -100,6 +101,28 @@ class TrainingGroups(Dataset):
             "relevant": [float(doc_id in relevant) for doc_id in doc_ids],
             "sources": self._sources(row, doc_ids),
         }
+
+    def check(self, queries: int = 1000) -> None:
+        """Refuse a training that has nothing to tell apart, by some queries of its first epoch.
+
+        Raises:
+            InputError: every group has fewer than two documents, or one that a teacher orders has none.
+        """
+        rows = [self.rows[place] for place in evenly_spaced(len(self), queries)]
+        sizes = [len(self._drawn(row, 0)[0]) for row in rows]
+        if rows and max(sizes) < 2:
+            raise InputError("no query has a negative: look at retrievers, depth, scores, margins and within")
+        if 0 in sizes:
+            query_id = rows[sizes.index(0)]["query_id"]
+            raise InputError(
+                f"query {query_id!r} has no scored document; take a ranking that has all training queries"
+            )
+        short = sum(size < 2 for size in sizes)
+        if short and is_main_process():
+            print(f"{short} of {len(rows)} training queries that were looked at have no negative, and teach nothing")
+
+    def _drawn(self, row: Mapping[str, Any], epoch: int) -> tuple[list[str], list[float]]:
+        return (self._judged if self.config.objective == "labels" else self._ranked)(row, epoch)
 
     def order(self, seed: int, epoch: int) -> list[tuple[int, int]]:
         """The items of an epoch in the order in which it visits them, which depends on (seed, epoch) only."""
@@ -420,7 +443,9 @@ def group_measures(prediction: EvalPrediction, objective: str = "labels") -> dic
 
 def _training_groups(dataset: Any, config: ListwiseConfig) -> Any:
     if isinstance(dataset, Candidates):
-        return TrainingGroups(dataset.rows, dataset.corpus.text, config)
+        groups = TrainingGroups(dataset.rows, dataset.corpus.text, config)
+        groups.check()
+        return groups
     groups = as_groups(dataset, config, "train_dataset")
     if groups is not None and not has_length(groups) and config.max_steps <= 0:
         raise InputError("max_steps is missing: train_dataset is a stream, whose end is not known")

@@ -12,6 +12,8 @@ OBJECTIVES = ("labels", "retrievers", "ranker")
 _OF_LISTS = ("retrievers", "policy", "rank_from", "rank_to", "max_score", "min_score")
 _OF_LISTS += ("absolute_margin", "relative_margin")
 """Options that choose among the retrievers' lists."""
+_OF_TEACHERS = ("teacher_ranking", "teacher_temperature", "leave_out_positives", "label_weight")
+"""Options of the objectives that learn from scores."""
 
 
 @dataclass
@@ -95,3 +97,10 @@ class ListwiseOptions(Sampling):
             for name in _OF_LISTS:
                 if getattr(self, name) != getattr(drawn, name):
                     raise InputError(f"{name} is given, but objective {self.objective} does not read it")
+        given = {name: getattr(self, name) for name in _OF_TEACHERS}
+        if self.objective == "labels":
+            for name, value in given.items():
+                if value != type(self).__dataclass_fields__[name].default:
+                    raise InputError(f"{name} is given, but objective labels has no teacher; give --objective ranker")
+        if self.label_weight and self.leave_out_positives:
+            raise InputError("label_weight learns from the positives, which leave_out_positives leaves out; give one")

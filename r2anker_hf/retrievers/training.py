@@ -364,6 +364,8 @@ def train(
         use_matmul_attention(encoder[0].auto_model)
     trainer = trainer_of(encoder, tuples, loss or contrastive_loss(encoder, settings), settings, checkpoints)
     training_checkpoints.train(trainer)
+    if not trainer.state.global_step:  # a batch holds no query twice where all share their negatives
+        raise InputError(f"no batch of {batch} different queries could be filled; lower per_device_train_batch_size")
     return trainer.state
 
 

@@ -214,6 +214,16 @@ def test_changed_negatives_and_clashing_licences_are_refused(copy, finished):
         prepare_again(copy, negatives=str(negatives))
 
 
+def test_weights_keep_the_licence_of_the_base_model(copy, tiny_model):
+    base = shutil.copytree(tiny_model, copy / "base")
+    (base / "README.md").write_text("---\nlicense: agpl-3.0\n---\n")
+    config = yaml.safe_load((copy / "ranker/config.yaml").read_text()) | {"model": str(base)}
+    (copy / "ranker/config.yaml").write_text(yaml.safe_dump(config))
+    told = "licence mit: clashes with agpl-3.0, that of the base model: works made from it keep its licence"
+    with pytest.raises(InputError, match=told):
+        prepare_again(copy, measured=False, licence="mit")
+
+
 def test_judgements_by_reference_need_a_pinned_collection(copy):
     with pytest.raises(InputError, match="reference needs a collection on the Hub at a commit, but it is toy@sha256"):
         prepare_again(copy, judgements="reference")

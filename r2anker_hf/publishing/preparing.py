@@ -268,7 +268,7 @@ def _prepare_model(
     mined = kind == "ranker" or is_distilled(last)
     data = negatives_of(last, stated.negatives) if mined else collection_of(last)
     base = base_model(stages, stated.base_model)
-    licence = carried(stated.licence, {"the base model": base["licence"], **data_licences(data.facts)}, derived=False)
+    licence = carried(stated.licence, data_licences(data.facts), derived=False, base=base["licence"])
     _copy_model(folder, into)
     rewrite(kind, into)
     check(kind, into)

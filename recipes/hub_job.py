@@ -107,7 +107,8 @@ def story(config: HubJobConfig) -> dict[str, str]:
 def publishing(config: HubJobConfig) -> list[str]:
     """The command that publishes what the story made."""
     output = Path(config.output_dir)
-    reports = [str(folder) for folder in sorted(output.glob("report*"))]  # one per reported split
+    # one per reported split; a fault leaves its traceback in a file beside them
+    reports = [str(folder) for folder in sorted(output.glob("report*")) if folder.is_dir()]
     words = ["--negatives", str(output / "negatives"), "--ranker", str(output / "ranker"), "--ranker_report", *reports]
     words += ["--repo_id", config.repo_id, "--output_dir", str(output / "published"), "--version", config.version]
     words += ["--licence", config.licence, "--language", *config.language]

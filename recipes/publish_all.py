@@ -12,6 +12,7 @@ First try --dry_run: it sends nothing, so nothing has a commit yet, and the part
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from r2anker_hf.files import check_output
 from r2anker_hf.publishing.hub import version_tag
 from r2anker_hf.publishing.mixtures import recorded_sets
 from r2anker_hf.publishing.preparing import Stated, StatedOfAll
-from r2anker_hf.publishing.provenance import AS_RECORDED, read_stage
+from r2anker_hf.publishing.provenance import AS_RECORDED, PINNED, lineage, read_stage
 from r2anker_hf.publishing.sending import Part, Sending, publish_part
 from r2anker_hf.records import InputError
 from r2anker_hf.stage import digest_of
@@ -75,6 +76,7 @@ def main(config: StoryConfig, sending: Sending, stated: StatedOfAll) -> None:
     output = Path(config.output_dir)
     check_output(output, [*config.folders, *config.ranker_report, *config.retriever_report])
     check_story(config)
+    check_base(config, stated.base_model)
     output.mkdir(parents=True, exist_ok=True)
     save_config((config, sending, stated), output)
     sending = replace(sending, hub_collection=sending.hub_collection or config.repo_id.partition("/")[2])
@@ -105,12 +107,34 @@ def check_story(config: StoryConfig) -> None:
             raise InputError(f"{config.retriever}: learned from another ranker than {config.ranker}")
 
 
+def check_base(config: StoryConfig, stated: str | None) -> None:
+    """Refuse a base model that is not that of the parts, before anything is sent.
+
+    Raises:
+        InputError: no part started from a local copy, or two from different ones.
+    """
+    starts = {start_of(folder) for folder in filter(None, (config.ranker, config.retriever)) if stated}
+    local = {start for start in starts if not PINNED.fullmatch(start)}
+    if len(local) > 1:
+        raise InputError("base_model: the parts started from different local models; send each by publish.py")
+    if starts and not local and stated not in starts:
+        found = ", ".join(sorted(starts))
+        raise InputError(f"base_model: {stated} is stated, but the parts started from {found}; leave it out")
+
+
+def start_of(folder: str | os.PathLike) -> str:
+    """What a model's first training started from: owner/name@commit, or a local folder's hash."""
+    return str(lineage(Path(folder))[0].record["inputs"]["model"])
+
+
 def stated_of(part: Part, stated: StatedOfAll, pins: dict[str, str]) -> Stated:
     """What is stated of one part, with the commits (`pins`, by folders' digests) of the parts that it came from."""
     if part.kind != "ranker":
         stated = replace(stated, **{name: getattr(StatedOfAll(), name) for name in OF_THE_RANKER})
     if part.kind == "negatives":
         return Stated(**vars(stated))
+    if stated.base_model and PINNED.fullmatch(start_of(part.folder)):  # what is stated is of a local start
+        stated = replace(stated, base_model=None)
     inputs = read_stage(part.folder).record["inputs"]
     negatives = [pins.get(recorded, AS_RECORDED) for recorded in recorded_sets(inputs)]
     return Stated(**vars(stated), negatives=negatives, teacher=pins.get(inputs.get("teacher", "")))

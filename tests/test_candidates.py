@@ -189,6 +189,18 @@ def test_facts_of_a_run_name_its_making_and_no_place(tmp_path):
     assert run_facts(tmp_path / "run.trec")["settings"]["model"] == "owner/name@0123abc"
 
 
+def test_facts_of_a_reranking_name_no_folder_in_a_list_or_a_mapping(tmp_path):
+    """As run.sh makes the second reranking of a split: it takes over the pairs of the first one."""
+    (tmp_path / "run.trec").write_text("q Q0 d 1 1.0 x\n")
+    config = {"ranker": "/data/ann/ranker", "depth": 5, "scored": ["/data/ann/runs/test/ranker_over_bm25"]}
+    config |= {"weights": {"bm25": 0.5}, "any_list": ["bm25", "/out/ann/bm25"], "any_map": {"bm25": "/out/ann/run"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "provenance.json").write_text(json.dumps({"inputs": {"ranker": "sha256:abc"}}))
+    settings = run_facts(tmp_path / "run.trec")["settings"]
+    assert settings.pop("any_list") == ["bm25", "bm25"] and settings.pop("any_map") == {"bm25": "run"}
+    assert settings == {"ranker": "ranker@sha256:abc", "depth": 5, "weights": {"bm25": 0.5}}
+
+
 def test_a_corpus_is_referred_to_only_at_a_commit(collection, runs, tmp_path):
     with pytest.raises(InputError, match="referred to only in a Hub repository at a commit"):
         write_shards(tmp_path, Mining(collection, runs))

@@ -90,6 +90,7 @@ def test_a_job_makes_the_story_and_then_publishes_what_it_made(hub: Hub, tmp_pat
     def work(command, **variables):
         done.append((command, variables))
         (tmp_path / "out/report").mkdir(exist_ok=True)
+        (tmp_path / "out/report.traceback.txt").write_text("of a fault that score.py met once")
 
     module.work = work
     module.main(config)

@@ -14,6 +14,22 @@ def test_the_strictest_is_carried_over():
     assert carried("apache-2.0", {"a": "cc-by-4.0", "b": "cc-by-sa-4.0"}, derived=False) == "apache-2.0"
 
 
+@pytest.mark.parametrize("base", ["agpl-3.0", "cc-by-sa-4.0", "CC-BY-ND-4.0", "other", "llama3.1", "openrail"])
+def test_weights_keep_the_terms_of_the_base_model_and_not_those_of_what_they_learned_from(base):
+    with pytest.raises(InputError, match=f"licence mit: clashes with {base.lower()}, that of the base model: works"):
+        carried("mit", {"the data": "mit"}, derived=False, base=base)
+    assert carried("mit", {"the data": base}, derived=False) == "mit"
+    if base != "CC-BY-ND-4.0":
+        assert carried(None, {"the data": "mit"}, derived=False, base=base) == base
+
+
+def test_a_base_model_that_binds_nothing_leaves_the_choice():
+    for base in ("apache-2.0", "mit", "cc-by-4.0", None):
+        assert carried("mit", {"the data": "cc-by-sa-4.0"}, derived=False, base=base) == "mit"
+    with pytest.raises(InputError, match="clashes with cc-by-nc-4.0, that of the base model: it forbids commercial"):
+        carried("mit", {"the data": "mit"}, derived=False, base="cc-by-nc-4.0")
+
+
 @pytest.mark.parametrize(
     "stated, source, derived, reason",
     [

@@ -106,6 +106,13 @@ def test_a_token_across_the_border_of_two_pieces_is_found(tmp_path, monkeypatch)
         assert len(lint(plant(tmp_path, "a.txt", " " * start + TOKEN + " " * 200))) == 1
 
 
+@pytest.mark.parametrize("place", ["/data/ann/runs/bm25", "/out/nfcorpus/runs/bm25"])
+def test_a_volume_that_jobs_mount_is_a_local_path(place, tmp_path):
+    plant(tmp_path, "README.md", f"https://host{place} and me{place}")
+    plant(tmp_path, "provenance.json", f'{{"scored": ["{place}"]}}')
+    assert lint(tmp_path) == [f"provenance.json: holds a local path, '{place}'"]
+
+
 def test_metadata_of_weights_is_read_as_a_configuration_is(tmp_path):
     save_file({"a": np.zeros(2)}, tmp_path / "model.safetensors", metadata={"from": "/home/ann/x"})
     assert lint(tmp_path) == ["model.safetensors: holds a local path, '/home/ann/x'"]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 
 import pytest
@@ -9,7 +10,9 @@ import yaml
 from foreign_toy import stack
 from published_toy import run
 
+from r2anker_hf.publishing.hub import PublishingError
 from r2anker_hf.publishing.preparing import Stated, files_of, prepare
+from r2anker_hf.publishing.sending import check_loading
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
 from r2anker_hf.stage import digest_of
@@ -214,6 +217,16 @@ def test_changed_negatives_and_clashing_licences_are_refused(copy, finished):
         prepare_again(copy, negatives=str(negatives))
 
 
+def test_weights_keep_the_licence_of_the_base_model(copy, tiny_model):
+    base = shutil.copytree(tiny_model, copy / "base")
+    (base / "README.md").write_text("---\nlicense: agpl-3.0\n---\n")
+    config = yaml.safe_load((copy / "ranker/config.yaml").read_text()) | {"model": str(base)}
+    (copy / "ranker/config.yaml").write_text(yaml.safe_dump(config))
+    told = "licence mit: clashes with agpl-3.0, that of the base model: works made from it keep its licence"
+    with pytest.raises(InputError, match=told):
+        prepare_again(copy, measured=False, licence="mit")
+
+
 def test_judgements_by_reference_need_a_pinned_collection(copy):
     with pytest.raises(InputError, match="reference needs a collection on the Hub at a commit, but it is toy@sha256"):
         prepare_again(copy, judgements="reference")
@@ -245,6 +258,32 @@ def test_negatives_that_changed_or_are_unpinned_are_refused(finished, tmp_path):
     edit_json(path / "manifest.json", lambda manifest: manifest["collection"].update(revision=COMMIT))
     with pytest.raises(InputError, match="parquet: is not the file that manifest.json lists; mine again"):
         prepare("negatives", path, "me/x", into=tmp_path / "x")
+
+
+def called(folder, split):
+    """Candidates whose split is called so."""
+    edit_json(folder / "manifest.json", lambda content: content["splits"].update({split: content["splits"]["train"]}))
+    edit_json(folder / "manifest.json", lambda content: content["splits"].pop("train"))
+
+
+@pytest.mark.parametrize("split, better", [("zh-CN.test", "zh_CN_test"), ("dev-small", "dev_small"), ("a..b", "a_b")])
+def test_a_split_that_datasets_cannot_load_is_refused_before_it_is_sent(split, better, finished, tmp_path):
+    path = shutil.copytree(finished / "negatives", tmp_path / "negatives")
+    called(path, split)
+    told = f"datasets loads no split called {split!r}; in a copy of the collection, call its judgements {better}, say"
+    with pytest.raises(InputError, match=re.escape(told)):
+        prepare("negatives", path, "me/x", into=tmp_path / "x")
+
+
+def test_what_datasets_does_not_load_is_told_in_one_line(finished, tmp_path):
+    folder = prepare("negatives", finished / "negatives", "me/x", into=tmp_path / "x").folder
+    check_loading(folder)
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("split: train", "split: zh-CN"))
+    called(folder, "zh-CN")
+    with pytest.raises(PublishingError, match="^zh-CN: datasets does not load what README.md says: .*") as told:
+        check_loading(folder)
+    assert "\n" not in str(told.value)
 
 
 def test_arguments_that_make_no_sense(finished, tmp_path):

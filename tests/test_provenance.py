@@ -8,7 +8,8 @@ import yaml
 from every_recipe import configs
 
 from r2anker_hf.negatives.sampling import Sampling
-from r2anker_hf.publishing.provenance import SETTINGS, read_stage
+from r2anker_hf.publishing.provenance import SETTINGS, Stage, base_model, read_stage
+from r2anker_hf.records import InputError
 
 TRAININGS = ("train_ranker", "train_retriever", "distil", "pretrain")
 
@@ -44,6 +45,30 @@ def test_a_stage_with_former_names_is_published_under_todays(tmp_path):
         "negatives_ranking": "fused",
         "sampling_temperature": 2.0,
     }
+
+
+@pytest.mark.parametrize(
+    "recorded, stated, found",
+    [
+        ("them/small@" + "1" * 40, None, ("them/small", "1" * 40)),
+        ("them/small@" + "1" * 40, "them/small@" + "1" * 40, ("them/small", "1" * 40)),
+        ("small@" + "1" * 40, "them/small@" + "1" * 40, ("them/small", "1" * 40)),
+        ("them/small@main", "them/small@" + "1" * 40, ("them/small", "1" * 40)),
+        ("sha256:" + "0" * 64, "them/small@" + "1" * 40, ("them/small", "1" * 40)),
+        ("sha256:" + "0" * 64, None, ("small", "sha256:" + "0" * 64)),
+        ("them/small@" + "1" * 40, "them/big@" + "2" * 40, None),
+        ("them/small@" + "1" * 40, "them/small@" + "2" * 40, None),
+        ("small@" + "1" * 40, "them/small@" + "2" * 40, None),
+    ],
+)
+def test_a_recorded_commit_of_the_base_model_wins_over_what_is_stated(recorded, stated, found, tmp_path):
+    stage = Stage(tmp_path, {"model": str(tmp_path / "small")}, {"inputs": {"model": recorded}})
+    if found:
+        base = base_model([stage], stated)
+        assert (base["name"], base["revision"]) == found
+    else:
+        with pytest.raises(InputError, match=f"base_model: {stated} is stated, but .* was trained from {recorded}"):
+            base_model([stage], stated)
 
 
 # The options of teachers as they were called before, and as a card states them; other options leave them alone.

@@ -114,6 +114,37 @@ def test_parts_that_do_not_come_from_each_other_are_refused(loopback_hub, publis
     assert loopback_hub.requests == []
 
 
+def trained_from(folder, start):
+    """A training's folder, as far as its start is read."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(json.dumps({"model": "small"}))
+    (folder / "provenance.json").write_text(json.dumps({"inputs": {"model": start}}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "ranker, retriever, used, told",
+    [
+        ("sha256:" + "0" * 64, "them/mini@" + "1" * 40, (True, False), None),
+        ("sha256:" + "0" * 64, "sha256:" + "0" * 64, (True, True), None),
+        ("them/base@" + "2" * 40, "them/mini@" + "1" * 40, (False, False), None),
+        ("them/base@" + "3" * 40, "them/mini@" + "1" * 40, None, "is stated, but the parts started from them/base@3"),
+        ("sha256:" + "0" * 64, "sha256:" + "1" * 64, None, "different local models; send each by publish.py"),
+    ],
+)
+def test_a_base_model_is_stated_only_of_parts_that_started_from_a_local_copy(ranker, retriever, used, told, tmp_path):
+    module, base = recipe("publish_all"), "them/base@" + "2" * 40
+    folders = [trained_from(tmp_path / "a", ranker), trained_from(tmp_path / "b", retriever)]
+    config = module.StoryConfig("me/toy", str(tmp_path / "out"), ranker=folders[0], retriever=folders[1])
+    if told:
+        with pytest.raises(InputError, match=told):
+            module.check_base(config, base)
+        return
+    module.check_base(config, base)
+    found = [module.stated_of(part, module.StatedOfAll(base_model=base), {}).base_model for part in config.parts()]
+    assert found == [base if one else None for one in used]
+
+
 def test_a_mixture_names_each_of_its_sets_in_whatever_order_they_are_given(loopback_hub, publish, mixed, finished):
     folder, _ = mixed
     sets = [folder / "negatives", finished / "negatives"]  # the training had them the other way round

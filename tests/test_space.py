@@ -249,6 +249,37 @@ def test_a_token_in_a_page_is_refused(report, tmp_path):
         write_space(tmp_path / "space", "Toy", [report])
 
 
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_was_made_by_hand_is_kept(report, tmp_path):
+    folder = tmp_path / "space"
+    (folder / ".git").mkdir(parents=True)
+    for name in (".git/HEAD", "README.md", "index.html"):
+        (folder / name).write_text("years of work")
+    before = contents(folder)
+    for pages in ([report], [tmp_path / "mistyped"]):
+        with pytest.raises(InputError, match="space: holds other files; move them away, or give a new folder"):
+            write_space(folder, "Toy", pages)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name, told", [("mistyped", "mistyped: cannot be read"), ("report", "a Hugging Face token")])
+def test_a_space_is_replaced_only_by_a_whole_one(name, told, report, tmp_path):
+    folder = tmp_path / "space"
+    write_space(folder, "First", [report, report])
+    before = contents(folder)
+    with pytest.raises(InputError, match=told):
+        write_space(folder, "hf_" + "aBcDeFgH1234" * 3, [report, tmp_path / name])
+    assert contents(folder) == before and not list(tmp_path.glob(".space*"))
+    write_space(folder, "Second", [report])
+    assert set(map(str, contents(folder))) == {"README.md", "index.html"}
+    (folder / "notes.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds other files"):
+        write_space(folder, "Third", [report])
+
+
 @pytest.mark.parametrize(
     "options, told",
     [

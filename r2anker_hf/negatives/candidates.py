@@ -46,6 +46,7 @@ _NOT_SETTINGS = {
     "dev_runs",
     "dev_qrels",
     "reuse",
+    "scored",
     "dry_run",
     "queries_a_part",
     "shard_size",
@@ -477,7 +478,15 @@ def counted(
 
 
 def public_name(value: Any) -> Any:
-    """Text as it may be published: of a path on this machine, the last part."""
+    """Text as it may be published: of a path on this machine, the last part; also in lists and mappings.
+
+    >>> public_name(["owner/name", {"bm25": "/data/ann/runs/bm25"}])
+    ['owner/name', {'bm25': 'bm25'}]
+    """
+    if isinstance(value, Mapping):
+        return {key: public_name(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [public_name(one) for one in value]
     if not isinstance(value, str):
         return value
     here = Path(value).expanduser()

@@ -37,7 +37,7 @@ TOKENS = {
 # Folders below which people and jobs keep their files; not after a word, colon or slash, as in a URL.
 LOCAL_PATH = re.compile(
     rb"(?<![\w.:/@%-])(?:file:/+|/(?:home|Users|root|tmp|var|mnt|media|scratch|work|workspace|opt|srv|private|Volumes"
-    rb"|content|gpfs|lustre)/[\w.~-]|[A-Z]:\\\\?(?:Users|[\w.-]+\\))"
+    rb"|content|gpfs|lustre|data|out)/[\w.~-]|[A-Z]:\\\\?(?:Users|[\w.-]+\\))"
 )
 _PIECE, _OVERLAP = 1 << 22, 1 << 12
 _PLACEHOLDER = 8  # a "token" of fewer different characters is hf_xxx...

@@ -55,6 +55,8 @@ MODEL_FILES = (
 """What is taken from a model's folder: nothing else is copied, whatever lies there."""
 QUOTING = {"negatives": ("README.md", AUDIT_FILE)}
 """Files that show passages of the collection."""
+SPLIT = re.compile(r"\w+(\.\w+)*", re.ASCII)
+"""The names of splits that `datasets` loads; mining takes more."""
 
 
 @dataclass
@@ -268,7 +270,7 @@ def _prepare_model(
     mined = kind == "ranker" or is_distilled(last)
     data = negatives_of(last, stated.negatives) if mined else collection_of(last)
     base = base_model(stages, stated.base_model)
-    licence = carried(stated.licence, {"the base model": base["licence"], **data_licences(data.facts)}, derived=False)
+    licence = carried(stated.licence, data_licences(data.facts), derived=False, base=base["licence"])
     _copy_model(folder, into)
     rewrite(kind, into)
     check(kind, into)
@@ -415,6 +417,7 @@ def _prepare_negatives(folder: Path, into: Path, repo_id: str, stated: Stated) -
         raise InputError(f"{path}: no such file; give the folder that mine.py finished")
     manifest = read_manifest(folder, "collection", "corpus", "splits", "files", "licence")
     _check_pins(manifest, path)
+    _check_splits(manifest["splits"], path)
     for name, facts in manifest["files"].items():
         if not (folder / name).is_file() or sha256_file(folder / name) != facts["sha256"]:
             raise InputError(f"{folder / name}: is not the file that {MANIFEST_FILE} lists; mine again")
@@ -446,6 +449,17 @@ def _preview(folder: Path, into: Path, splits: Iterable[str]) -> dict[str, Any]:
     """What the manifest says of the texts that the Hub's viewer shows."""
     paths = {name: into / name for name in (write_preview(folder, into, split) for split in splits)}
     return {name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for name, path in paths.items()}
+
+
+def _check_splits(splits: Iterable[str], path: Path) -> None:
+    """Nobody could load a split of another name, and that would show only after it was sent."""
+    for split in splits:
+        if not SPLIT.fullmatch(split):
+            better = "_".join(re.findall(r"\w+", split, re.ASCII))
+            raise InputError(
+                f"{path}: datasets loads no split called {split!r}; in a copy of the collection, call its judgements "
+                f"{better}, say, and mine again"
+            )
 
 
 def _check_pins(manifest: Mapping[str, Any], path: Path) -> None:

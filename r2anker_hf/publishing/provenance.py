@@ -141,14 +141,21 @@ def lineage(folder: str | Path) -> list[Stage]:
 def base_model(stages: list[Stage], stated: str | None) -> dict[str, Any]:
     """The encoder that training started from: name, revision (a commit or a local folder's hash) and licence.
 
+    Args:
+        stages: the trainings that lead to a model (see `lineage`).
+        stated: owner/name@commit, where the record names no commit.
+
     Raises:
-        InputError: it stands on the Hub without a commit.
+        InputError: it stands on the Hub without a commit, or another one is recorded than what is stated.
     """
     config, recorded = stages[0].config, stages[0].record["inputs"]["model"]
     licence = _card_licence(Path(config["model"]) / "README.md")
     if stated or not recorded.startswith(_LOCAL):
         where = "base_model" if stated else stages[0].folder / PROVENANCE_FILE
         name, revision = pinned(stated or recorded, where, "--base_model")
+        # a few old repositories are recorded without an owner
+        if FIXED.fullmatch(recorded) and not f"/{name}@{revision}".endswith(f"/{recorded}"):
+            raise InputError(f"base_model: {stated} is stated, but {stages[0].folder} was trained from {recorded}")
         return {"name": name, "revision": revision, "licence": licence or _hub_licence(name, revision, "model")}
     return {"name": public_name(config["model"]), "revision": recorded, "licence": licence}
 

@@ -135,6 +135,11 @@ def check_loading(folder: Path) -> None:
 
     splits = read_manifest(folder, "splits")["splits"]
     for split, facts in splits.items():
-        rows = load_dataset(str(folder), "candidates", split=split, streaming=True)
-        if facts["queries"] and "positive_ids" not in next(iter(rows), {}):
+        try:
+            rows = load_dataset(str(folder), "candidates", split=split, streaming=True)
+            first: dict[str, object] = next(iter(rows), {})
+        except Exception as error:  # of several libraries, each with errors of its own
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise PublishingError(f"{split}: datasets does not load what README.md says: {reason}") from error
+        if facts["queries"] and "positive_ids" not in first:
             raise PublishingError(f"{split}: datasets reads no candidates from what README.md says")

@@ -33,6 +33,8 @@ LIBRARY = "https://cdn.jsdelivr.net/npm/@huggingface/transformers@4.3.2"
 WEIGHTS = "onnx/model_quantized.onnx"
 """What the search page loads of a ranker: transformers.js looks there for `dtype: "q8"`."""
 SHOWN = 10  # passages of each list on the page
+MADE_BY = "Made by `r2anker space`"
+"""In the README of every Space that was written here: such a folder may be written anew."""
 
 
 class Example(NamedTuple):
@@ -144,20 +146,51 @@ def write_space(
     index itself.
 
     Args:
-        folder: made anew.
+        folder: made anew; a Space that was written there before is replaced, other files never.
         title: of the Space.
         pages: folders with a page, as `score.py` and `study.py` write them, or the pages themselves.
         search: what the search page holds; None for none.
         licence: of the Space, where there is no search.
 
     Raises:
-        InputError: nothing to show, no page there, or a token, local path or this machine's name in it.
+        InputError: nothing to show, no page there, other files in the folder, or a token, local path or this machine's
+            name in what was written. The folder is left as it was then.
     """
     if not (pages or search):
         raise InputError("a Space needs a page or a ranker: give --pages, --ranker, or both")
     folder = Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    if not _may_be_replaced(folder):
+        raise InputError(f"{folder}: holds other files; move them away, or give a new folder")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write(partial, title, pages, search, licence)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    """Whether nothing stands there, or a Space that was written here, with nothing beside it."""
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    ours = all(path.is_file() and path.suffix in SUFFIXES for path in files)
+    return not files or ours and MADE_BY in _text_of(folder / "README.md")
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _write(
+    folder: Path,
+    title: str,
+    pages: Sequence[str | os.PathLike],
+    search: Search | None,
+    licence: str | None,
+) -> None:
+    """Write all files of a Space into an empty folder, and look for what must not go out."""
     shown = [_page(folder, Path(page), number) for number, page in enumerate(pages)]
     if search is None and len(shown) == 1:
         os.replace(folder / shown[0]["file"], folder / INDEX)

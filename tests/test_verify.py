@@ -166,9 +166,9 @@ def test_without_a_network_sources_are_not_checked(ranker, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["README.md", "provenance.json", "eval/report.json", "eval/golden.json"])
-@pytest.mark.parametrize("content", ["", "[]", "{}"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff"])
 def test_a_broken_file_fails_without_a_trace(name, content, ranker):
-    (ranker / name).write_text(content)
+    (ranker / name).write_bytes(content)
     assert len(check_folder(ranker)) > 1
 
 

@@ -43,8 +43,11 @@ RESULTS = ("system", "reranker", "measure", "temperature")  # first heads of the
 # Of 255, in means over squares of 1 and of 8 pixels. In the latter, matplotlib 3.10 and 3.11 are 76 apart, by letters.
 SAME_PIXELS, OTHER_PICTURE = 48, 96
 # Columns of the rows: the key of a name in them, and what the manifest calls such runs.
-LISTS = (("candidates", "retriever", "retrievers"), ("constraints", "run", "constraints"))
-LISTS += (("rankings", "ranker", "rankings"),)
+LISTS = (
+    ("candidates", "retriever", "retrievers"),
+    ("constraints", "run", "constraints"),
+    ("rankings", "ranker", "rankings"),
+)
 
 
 class Line(NamedTuple):
@@ -180,7 +183,8 @@ def _hashes(folder: Path, publication: Mapping[str, Any]) -> list[str]:
 
 def _figures(folder: Path, kind: str) -> Iterator[Line]:
     """Each report, then the card's tables and metadata, against what runs and judgements give."""
-    derived, what = [], "figures: runs and judgements"
+    derived: list[evidence.Measured] = []
+    what = "figures: runs and judgements"
     try:
         provenance = read_json(folder / PROVENANCE_FILE)
         int8 = evidence.int8_in(folder, provenance)
@@ -191,16 +195,15 @@ def _figures(folder: Path, kind: str) -> Iterator[Line]:
             wrong, found = _again(folder, one)
             yield Line(f"{one.place}/{evidence.REPORT_FILE}: every figure derived again", wrong)
             derived.append(dataclasses.replace(one, report=found))
+        of_int8 = [cards.int8_table(derived.pop())] if int8 else []
+        of_fit = [cards.calibration_table(provenance)] if "calibration" in provenance else []
     except Exception as error:
         yield Line(what, None if _is_out_of_reach(error) else _failure(error))
         return
-    others = [cards.int8_table(derived.pop())] if int8 else []
     if int8:
-        yield Line(f"{cards.CARD_FILE}: every figure of int8", _attempt(_tables_of, folder, others))
-    if "calibration" in provenance:  # its figures are compared with the fit
-        others.append(cards.calibration_table(provenance))
+        yield Line(f"{cards.CARD_FILE}: every figure of int8", _attempt(_tables_of, folder, of_int8))
     what = "every figure of its tables" if derived else "no table of results, as nothing was measured"
-    yield Line(f"{cards.CARD_FILE}: {what}", _attempt(_results, folder, derived, others))
+    yield Line(f"{cards.CARD_FILE}: {what}", _attempt(_results, folder, derived, of_int8 + of_fit))
     what = "every figure of model-index" if derived else "no model-index, as nothing was measured"
     yield Line(f"{cards.CARD_FILE}: {what}", _attempt(_model_index, _text(folder), kind, derived))
 
@@ -232,7 +235,7 @@ def _calibrated(folder: Path) -> list[str]:
 def _text(folder: Path) -> str:
     """The card of a folder; nothing where there is none, which its hashes say."""
     path = folder / cards.CARD_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _tables_of(folder: Path, expected: Sequence[cards.Table]) -> list[str]:
@@ -439,7 +442,7 @@ def _leaderboard(folder: Path) -> list[str]:
     paths = sorted(path for path in (folder / LEADERBOARD).rglob("*") if path.is_file())
     stated = {path.relative_to(folder).as_posix(): yaml.safe_load(path.read_bytes()) for path in paths}
     measured = evidence.measured_in(folder, read_json(folder / PROVENANCE_FILE))
-    if not measured:
+    if not measured or not stated:
         return [f"{name}: rests on no report" for name in stated]
     benchmark = next(iter(stated.values()))[0]["dataset"]
     with tempfile.TemporaryDirectory() as scratch:
@@ -477,7 +480,8 @@ def _negatives_counts(folder: Path) -> list[str]:
 
 def _counted(folder: Path, split: str) -> tuple[int, dict[tuple[str, str], list[int]]]:
     """Rows of a split; by use and name of its lists, their documents and how often a relevant one is among them."""
-    rows, found = 0, {}
+    rows = 0
+    found: dict[tuple[str, str], list[int]] = {}
     for row in stream_rows(folder, split):
         rows += 1
         for column, key, use in LISTS:
@@ -517,7 +521,8 @@ def _negatives_audit(folder: Path) -> list[str]:
         judged_by=stated["judged_by"],
     )
     made = json.loads(json.dumps(made))
-    return _documents_apart(read_manifest(folder, "documents"), len(candidates.corpus)) * (not _passages(folder)) + [
+    wrong = [] if _passages(folder) else _documents_apart(read_manifest(folder, "documents"), len(candidates.corpus))
+    return wrong + [
         f"{AUDIT_FILE}: {key}: is stated as {str(stated.get(key))[:80]}, but the rows give {str(made[key])[:80]}"
         for key in made
         if key not in ("suspicious", "max_queries") and made[key] != stated.get(key)

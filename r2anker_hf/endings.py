@@ -90,6 +90,15 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
+def printable(text: str) -> str:
+    r"""Text with its control characters written out: what a stranger's file says must not steer a terminal.
+
+    >>> print(printable("é\x1b[2J\n"))
+    é\x1b[2J\n
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _write_trace(error: BaseException, output_dir: str | os.PathLike | None) -> Path:
     text = "".join(traceback.format_exception(error))
     name = f"traceback{f'-{_rank()}' if _rank() else ''}.txt"
@@ -112,7 +121,7 @@ def _leave(line: str | None, code: int) -> NoReturn:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()
     if line is not None:
-        print(" ".join(line.split()), file=sys.stderr, flush=True)
+        print(printable(" ".join(line.split())), file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 

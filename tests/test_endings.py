@@ -92,6 +92,7 @@ def test_the_trace_is_shown_on_request(tmp_path, monkeypatch):
     ("error", "code", "line"),
     [
         (InputError("a.trec, line 3:\nbad"), 2, "error: a.trec, line 3: bad\n"),
+        (InputError("a\x1b[2J.trec: bad"), 2, "error: a\\x1b[2J.trec: bad\n"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C; give the same command again to go on\n"),
         (FileNotFoundError(errno.ENOENT, "No such file", "OUT/.."), 2, "error: OUT/..: No such file\n"),
     ],

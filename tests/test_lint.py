@@ -44,6 +44,9 @@ def png(text):
 
 
 PACKED = gzip.compress(TOKEN.encode(), mtime=0)  # a date would give each process another name of the test
+FLIPPED = bytearray(gzip.compress(bytes(range(256)) * 9, mtime=0))
+FLIPPED[10] = 0xFF  # the first byte of the compressed stream: zlib itself raises
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +74,10 @@ PACKED = gzip.compress(TOKEN.encode(), mtime=0)  # a date would give each proces
         ("config.json", '{"auto_map": {}}', "config.json: has auto_map"),
         ("config.json", "{", "config.json: is no JSON"),
         ("a.gz", b"plain", "a.gz: is no gzip file"),
+        ("a.trec.gz", bytes(FLIPPED), "a.trec.gz: is no gzip file"),
+        ("corpus/a.parquet", POINTER, "corpus/a.parquet: is no Parquet file"),
+        ("plots/a.png", POINTER, "plots/a.png: is no PNG file"),
+        ("config.json", "[" * 10**5, "config.json: is no JSON"),
         ("provenance.json", '{"x": "' + ROW.upper() + '?"}', "provenance.json: holds a training row, 'where does"),
     ],
 )
@@ -121,6 +128,18 @@ def test_metadata_of_weights_is_read_as_a_configuration_is(tmp_path):
 def test_links_are_no_files(tmp_path):
     (tmp_path / "README.md").symlink_to(tmp_path / "elsewhere")
     assert lint(tmp_path) == ["README.md: is a link"]
+
+
+def test_a_damaged_file_still_tells_what_stands_in_it(tmp_path):
+    lines = lint(plant(tmp_path, "a.parquet", POINTER + TOKEN))
+    assert len(lines) == 2 and "a.parquet: holds a Hugging Face token" in lines
+
+
+def test_in_files_that_nobody_published_only_pickles_are_looked_for(tmp_path):
+    plant(tmp_path, "left/a.lock", "")
+    plant(tmp_path, "left/b.metadata", pickle.dumps({}, protocol=4))
+    (line,) = findings(tmp_path, MACHINE, besides=["left/a.lock", "left/b.metadata"])
+    assert line.startswith("left/b.metadata: is a pickle") and len(lint(tmp_path)) == 2
 
 
 def test_this_machine_knows_its_folders_and_not_common_names(tmp_path, monkeypatch):

@@ -6,11 +6,13 @@ import shutil
 import sys
 
 import pytest
+from PIL import Image
 from published_toy import recipe
 from safetensors.torch import load_file, save_file
 
+from r2anker_hf.publishing import cards
 from r2anker_hf.publishing.preparing import prepare
-from r2anker_hf.publishing.verify import check_folder, parse_tables, verify_folder
+from r2anker_hf.publishing.verify import Line, check_folder, parse_tables, verify_folder
 from r2anker_hf.records import InputError
 from r2anker_hf.run import Run
 
@@ -93,6 +95,83 @@ def test_another_template_leaves_the_figures_checked(ranker):
     assert not any(line.failures for line in lines) and str(lines[-1]).startswith("not checked  README.md")
 
 
+def test_another_template_tells_which_lines_were_not_compared(ranker, negatives):
+    for folder in (ranker, negatives):
+        replace(folder / "publication.json", '"template_sha256": "', '"template_sha256": "0')
+        replace(folder / "README.md", "\n## Citation", "\nIt is the best of all.\n\n## Citation")
+        forge(folder)
+        lines = list(verify_folder(folder, online=False))
+        assert not any(line.failures for line in lines)
+        assert "lines unlike this version's: 1, such as 'It is the best of all.')" in str(lines[-1])
+    replace(negatives / "README.md", "license: cc-by-4.0", "license: mit")
+    replace(negatives / "README.md", "| bm25 |", "| bm52 |")
+    forge(negatives)
+    assert failing(negatives) == ["README.md: head and tables"] and len(check_folder(negatives)) == 2
+
+
+def test_a_picture_that_is_only_nearly_the_same_is_not_checked(ranker):
+    path = ranker / "plots/results.png"
+    picture = Image.open(path)
+    picture.putpixel((0, 0), (0, 0, 0, 255))
+    picture.save(path)
+    forge(ranker)
+    lines = [line for line in verify_folder(ranker, online=False) if line.failures != []]
+    assert len(lines) == 1 and str(lines[0]).startswith("not checked  plots/results.png: as another matplotlib")
+
+
+def test_what_a_leaderboard_is_given_holds(ranker):
+    _, (measured, *_), _ = cards.read(ranker)
+    cards.write_eval_results(ranker, measured.report, measured.systems, "me/benchmark#retrieval")
+    failures = check_folder(ranker)
+    assert failures == [".eval_results/ranker.yaml: was not published with the rest"]
+
+
+def test_a_stranger_s_text_does_not_steer_the_terminal():
+    line = Line("model \x1b[2J", ["a: \x1b[8m\nholds        files: names and sha256", "\u202eb"])
+    assert str(line) == (
+        "FAILS        model \\x1b[2J\n    a: \\x1b[8m\\nholds        files: names and sha256\n    \\u202eb"
+    )
+
+
+def test_what_a_download_leaves_is_passed_over_in_a_folder_only(ranker, tmp_path):
+    left = ranker / ".cache/huggingface/download/config.json.metadata"
+    left.parent.mkdir(parents=True)
+    left.write_text("0" * 40)
+    assert check_folder(ranker) == []
+    left.rename(tmp_path / "blob")
+    left.symlink_to(tmp_path / "blob")  # as the Hub's cache holds the files of a repository
+    failures = check_folder(ranker)
+    assert len(failures) == 2 and all(failure.startswith(".cache/huggingface/download") for failure in failures)
+
+
+def test_without_a_network_sources_are_not_checked(ranker, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.utils import httpx
+
+    def answer(error):
+        def repo_info(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", repo_info)
+        return {line.what: line.failures for line in verify_folder(ranker) if "me/negatives" in line.what}
+
+    content = json.loads((ranker / "provenance.json").read_text())
+    content["negatives"].update(name="me/negatives", revision="c" * 40)
+    (ranker / "provenance.json").write_text(json.dumps(content))
+    exists, figures = "dataset me/negatives at cccccccccccc exists", "provenance.json: figures of the negatives"
+    assert answer(httpx.ConnectError("no network")) == {exists: None, f"{figures} me/negatives": None}
+    gone = RepositoryNotFoundError("404", response=httpx.Response(404, request=httpx.Request("GET", "http://a/b")))
+    assert "is not on the Hub" in answer(gone)[exists][0]
+
+
+@pytest.mark.parametrize("name", ["README.md", "provenance.json", "eval/report.json", "eval/golden.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff"])
+def test_a_broken_file_fails_without_a_trace(name, content, ranker):
+    (ranker / name).write_bytes(content)
+    assert len(check_folder(ranker)) > 1
+
+
 def test_a_forged_report_and_a_forged_run_are_caught(ranker):
     report = json.loads((ranker / "eval/report.json").read_text())
     report["systems"][2]["scores"]["MRR@10"]["mean"] = 0.99
@@ -132,15 +211,23 @@ def test_negatives_are_counted_and_audited_again(negatives):
     manifest = json.loads((negatives / "manifest.json").read_text())
     manifest["splits"]["train"]["retrievers"]["bm25"]["candidates"] += 1
     (negatives / "manifest.json").write_text(json.dumps(manifest))
+    manifest["splits"]["train"]["rankings"] = {"teacher": {"candidates": 9, "queries_whose_positive_is_found": 9}}
+    manifest["documents"] = 10**7
+    (negatives / "manifest.json").write_text(json.dumps(manifest))
     audit = json.loads((negatives / "audit.json").read_text())
     audit["retrievers"]["dense"]["suspected"] += 1
     (negatives / "audit.json").write_text(json.dumps(audit))
     forge(negatives)
     failures = check_folder(negatives)
-    assert failures[0].startswith("manifest.json: train, bm25: (") and failures[1].startswith(
-        "audit.json: retrievers:"
-    )
-    assert failures[2].startswith("README.md, line ")
+    for failure, start in zip(
+        failures,
+        (
+            *("manifest.json: 10000000 documents are stated", "manifest.json: train, teacher: (9, 9) are stated"),
+            *("manifest.json: train, bm25: (", "audit.json: retrievers:", "README.md, line "),
+        ),
+        strict=True,
+    ):
+        assert failure.startswith(start)
 
 
 def test_a_hub_out_of_reach_is_one_line(monkeypatch):

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -318,7 +319,9 @@ def differences(stated: EvaluationReport, found: EvaluationReport) -> list[str]:
     wrong = []
     for ours, theirs in zip(stated.systems, found.systems, strict=True):
         first = ours.first_stage
-        figures: list[tuple[str, float, float]] = []
+        figures: list[tuple[str, float, float]] = [
+            (part, getattr(ours, part), getattr(theirs, part)) for part in ("queries", "depth", "tied")
+        ]
         for measure in stated.measures:
             for part in ("mean", "low", "high"):
                 pair = getattr(ours.scores[measure], part), getattr(theirs.scores[measure], part)
@@ -335,6 +338,9 @@ def differences(stated: EvaluationReport, found: EvaluationReport) -> list[str]:
             pair = getattr(one, part), getattr(other, part)
             if abs(pair[0] - pair[1]) > EQUAL:
                 wrong.append(f"{one.system} against {one.baseline}: {_differs(f'{one.measure} ({part})', *pair)}")
+    empty = stated.queries_without_relevant, found.queries_without_relevant
+    if empty[0] != empty[1]:
+        wrong.append(_differs("queries_without_relevant", *empty))
     if tuple(stated.query_ids) != tuple(found.query_ids):
         wrong.append(f"{len(stated.query_ids)} queries are stated, but {len(found.query_ids)} were judged")
     elif stated.per_query != found.per_query:
@@ -479,6 +485,6 @@ def unpack(path: Path, target: Path) -> Path:
                 file.write(piece)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: is no gzip file ({error})") from None
     return target

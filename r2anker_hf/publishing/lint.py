@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..endings import first_line
 from ..records import InputError
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
@@ -39,6 +40,7 @@ LOCAL_PATH = re.compile(
     rb"(?<![\w.:/@%-])(?:file:/+|/(?:home|Users|root|tmp|var|mnt|media|scratch|work|workspace|opt|srv|private|Volumes"
     rb"|content|gpfs|lustre|data|out)/[\w.~-]|[A-Z]:\\\\?(?:Users|[\w.-]+\\))"
 )
+_PACKED = {".gz": "gzip", ".parquet": "Parquet", ".png": "PNG"}
 _PIECE, _OVERLAP = 1 << 22, 1 << 12
 _PLACEHOLDER = 8  # a "token" of fewer different characters is hf_xxx...
 _FEWEST_WORDS, _FEWEST_CHARACTERS = 5, 24  # of a training text that is looked for; shorter ones are said by anybody
@@ -82,6 +84,7 @@ def findings(
     quoting: Collection[str] = (),
     links: bool = False,
     suffixes: Sequence[str] = SUFFIXES,
+    besides: Collection[str] = (),
 ) -> list[str]:
     """Everything in a folder that must not be published.
 
@@ -92,6 +95,7 @@ def findings(
         quoting: files that quote passages, in which "/home/..." is an example, as it is in data.
         links: whether a link may stand for a file, as in the cache that the Hub's files are downloaded into.
         suffixes: of files that are published.
+        besides: files that were not published, in which only pickles are looked for.
 
     Returns:
         One line for each finding, "file: finding"; no line, nothing found. Tokens are not repeated.
@@ -103,7 +107,11 @@ def findings(
     for path in paths:
         name = path.relative_to(folder).as_posix()
         is_data = _is_data(path) or name in quoting
-        lines = ["is a link"] if path.is_symlink() and not links else _of_file(path, machine, is_data, suffixes)
+        lines: Iterable[str] = ["is a link"]
+        if name in besides:
+            lines = [PICKLE] if _is_pickle(path) else []
+        elif links or not path.is_symlink():
+            lines = _of_file(path, machine, is_data, suffixes)
         found += [f"{name}: {line}" for line in lines]
     return found + _training_rows(folder, [path for path in paths if path.is_file()], training)
 
@@ -123,24 +131,38 @@ def refuse_pickles(folder: str | os.PathLike) -> None:
     """
     folder = Path(folder)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if path.suffix in PICKLE_SUFFIXES or _is_pickle(path):
-            raise InputError(f"{path}: {_PICKLE}; save the weights as safetensors, or remove it")
+        if _is_pickle(path):
+            raise InputError(f"{path}: {PICKLE}; save the weights as safetensors, or remove it")
 
 
-_PICKLE = "is a pickle or an archive that may hold one, which can run code when it is loaded"
+PICKLE = "is a pickle or an archive that may hold one, which can run code when it is loaded"
 
 
 def _of_file(path: Path, machine: Machine, is_data: bool, suffixes: Sequence[str]) -> Iterator[str]:
-    if path.suffix in PICKLE_SUFFIXES or _is_pickle(path):
-        yield _PICKLE
+    if _is_pickle(path):
+        yield PICKLE
     elif path.suffix not in suffixes:
         yield f"is no file that is published; those end in {', '.join(suffixes)}"
     else:
         yield from _malformed(path, machine)
-        yield from dict.fromkeys(line for piece in _pieces(path) for line in _in_piece(piece, machine, is_data))
+        yield from _content(path, machine, is_data)
+
+
+def _content(path: Path, machine: Machine, is_data: bool) -> Iterator[str]:
+    """What stands in the pieces of a file, each once; a file that ends as none of its kind is said to be none."""
+    found: dict[str, None] = {}
+    try:
+        for piece in _pieces(path):
+            found |= dict.fromkeys(_in_piece(piece, machine, is_data))
+    except Exception as error:  # of gzip, zlib, Arrow and PIL, each with errors of its own
+        what = f"is no {_PACKED[path.suffix]} file" if path.suffix in _PACKED else "cannot be read"
+        found[f"{what} ({first_line(error)})"] = None
+    yield from found
 
 
 def _is_pickle(path: Path) -> bool:
+    if path.suffix in PICKLE_SUFFIXES:
+        return True
     with open(path, "rb") as file:
         head = file.read(4)
     return head == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and len(head) > 1)
@@ -160,18 +182,11 @@ def _malformed(path: Path, machine: Machine) -> Iterator[str]:
     elif path.suffix == ".json":
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield f"is no JSON ({error})"
             return
         if isinstance(content, dict) and "auto_map" in content:
             yield "has auto_map, which makes loaders run code of the repository"
-    elif path.suffix == ".gz":
-        try:
-            with gzip.open(path) as file:
-                while file.read(_PIECE):
-                    pass
-        except (OSError, EOFError) as error:
-            yield f"is no gzip file ({error})"
 
 
 def _of_onnx(path: Path, machine: Machine) -> Iterator[str]:
@@ -222,18 +237,16 @@ def _pieces(path: Path) -> Iterator[bytes]:
         from PIL import Image
 
         with Image.open(path) as image:
+            image.load()  # texts may stand behind the picture
             yield "\n".join(f"{key} {value}" for key, value in image.info.items()).encode()
 
 
 def _overlapping(file) -> Iterator[bytes]:
     with file:
         tail = b""
-        try:
-            while piece := file.read(_PIECE):
-                yield tail + piece
-                tail = piece[-_OVERLAP:]
-        except (OSError, EOFError):  # no gzip after all: said already
-            return
+        while piece := file.read(_PIECE):
+            yield tail + piece
+            tail = piece[-_OVERLAP:]
 
 
 def _parquet_texts(path: Path) -> Iterator[bytes]:

@@ -119,6 +119,20 @@ def differences(provenance: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
+def base_differences(provenance: Mapping[str, Any]) -> list[str]:
+    """A line where the base model is another than the first training recorded.
+
+    >>> stages = [{"inputs": {"model": "a/c@01"}}]
+    >>> base_differences({"base_model": {"name": "a/b", "revision": "01"}, "stages": stages})
+    ['base model: a/b at 01 is stated, but the training recorded a/c@01']
+    """
+    base, recorded = provenance["base_model"], provenance["stages"][0]["inputs"]["model"]
+    name = recorded.rpartition("@")[0]
+    if is_recorded(base["revision"], recorded) and ("/" not in name or name == base["name"]):
+        return []
+    return [f"base model: {base['name']} at {base['revision']} is stated, but the training recorded {recorded}"]
+
+
 def _collection_differences(stated: Mapping[str, Any], recorded: str) -> list[str]:
     if recorded.rpartition("@")[2] == str(stated["revision"]):
         return []

@@ -234,7 +234,7 @@ WRONG = [
     (DATASETS["list"], {"policy": "softmax"}, "policy 'softmax': needs candidates with lists of retrievers"),
     (DATASETS["list"], {"objective": "ranker"}, "objective is 'ranker', but train_dataset has no scores"),
     (DATASETS["labels"], {"objective": "retrievers"}, "objective 'retrievers': needs candidates"),
-    (DATASETS["labels"], {"label_weight": 0.5}, "label_weight 0.5: needs candidates"),
+    (DATASETS["labels"], {"objective": "ranker", "label_weight": 0.5}, "label_weight 0.5: needs candidates"),
 ]
 
 

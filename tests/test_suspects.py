@@ -94,7 +94,8 @@ def test_where_nobody_looked_for_them_the_draw_is_refused():
 
 def drawn_for_training(made, folder, objective):
     settings = {"num_negatives": 50, "use_cpu": True, "mixed_precision": "no", "report_to": "none"}
-    settings |= {"objective": objective, "teacher_ranking": "ranker", "leave_out_suspects": True}
+    settings |= {"objective": objective, "leave_out_suspects": True}
+    settings |= {"teacher_ranking": "ranker"} if objective == "ranker" else {}
     examined = Examined(made, text, None, folder)
     given = TrainingGroups(examined, str, ListwiseConfig(output_dir="unused", **settings))
     return {row["query_id"]: given[(0, index)]["documents"] for index, row in enumerate(made)}

@@ -23,6 +23,7 @@ from ..negatives.candidates import public_name, run_facts
 from ..records import InputError
 from ..run import Run
 from ..stage import PROVENANCE_FILE, digest_of
+from .lint import UNPACKED
 from .provenance import AS_RECORDED, PINNED, pinned
 
 FIRST = "eval"
@@ -31,7 +32,6 @@ REPORT_FILE = "report.json"
 JUDGEMENTS_FILE = "judgements.json"
 QRELS_FILE = "qrels.txt.gz"
 RUNS = "runs"
-UNPACKED = 100  # a run is some 5 times its packed size, and the densest archive 1,000 times
 EQUAL = 1e-9  # two evaluations of one run differ by rounding alone
 
 

@@ -40,6 +40,7 @@ LOCAL_PATH = re.compile(
     rb"(?<![\w.:/@%-])(?:file:/+|/(?:home|Users|root|tmp|var|mnt|media|scratch|work|workspace|opt|srv|private|Volumes"
     rb"|content|gpfs|lustre|data|out)/[\w.~-]|[A-Z]:\\\\?(?:Users|[\w.-]+\\))"
 )
+UNPACKED = 100  # a run is some 5 times its packed size, and the densest archive 1,000 times
 _PACKED = {".gz": "gzip", ".parquet": "Parquet", ".png": "PNG"}
 _PIECE, _OVERLAP = 1 << 22, 1 << 12
 _PLACEHOLDER = 8  # a "token" of fewer different characters is hf_xxx...
@@ -154,6 +155,8 @@ def _content(path: Path, machine: Machine, is_data: bool) -> Iterator[str]:
     try:
         for piece in _pieces(path):
             found |= dict.fromkeys(_in_piece(piece, machine, is_data))
+    except InputError as error:
+        found[str(error)] = None
     except Exception as error:  # of gzip, zlib, Arrow and PIL, each with errors of its own
         what = f"is no {_PACKED[path.suffix]} file" if path.suffix in _PACKED else "cannot be read"
         found[f"{what} ({first_line(error)})"] = None
@@ -230,7 +233,12 @@ def _pieces(path: Path) -> Iterator[bytes]:
     """A file's content in pieces that overlap; what is compressed comes unpacked as well."""
     yield from _overlapping(open(path, "rb"))
     if path.suffix == ".gz":
-        yield from _overlapping(gzip.open(path))
+        left = UNPACKED * path.stat().st_size
+        for piece in _overlapping(gzip.open(path)):
+            left -= len(piece)
+            if left < 0:  # a small file must not keep a reader busy without end
+                raise InputError(f"unpacks to more than {UNPACKED} times its size")
+            yield piece
     elif path.suffix == ".parquet":
         yield from _parquet_texts(path)
     elif path.suffix == ".png":

@@ -9,8 +9,10 @@ from ..negatives.sampling import Sampling
 from ..records import InputError
 
 OBJECTIVES = ("labels", "retrievers", "ranker")
-_OF_LISTS = ("retrievers", "policy", "rank_from", "rank_to", "max_score", "min_score")
-_OF_LISTS += ("absolute_margin", "relative_margin")
+_OF_LISTS = (
+    *("retrievers", "policy", "rank_from", "rank_to", "max_score", "min_score"),
+    *("absolute_margin", "relative_margin"),
+)
 """Options that choose among the retrievers' lists."""
 _OF_TEACHERS = ("teacher_ranking", "teacher_temperature", "leave_out_positives", "label_weight")
 """Options of the objectives that learn from scores."""

@@ -124,7 +124,8 @@ def power(plan: Plan) -> list[str]:
     """
     lines, study = [], plan.study
     measure = str(parse_measure(study.measures[0]))
-    tests = (len(study.rankers) + len(study.rerankers) - 1) * (len(study.first_stages) + 1)
+    columns = len(study.first_stages) + (len(study.first_stages) > 1)  # and their mean
+    tests = (len(study.rankers) + len(study.rerankers) - 1) * columns
     one, other = list(study.retrievers)[0], study.first_stages[-1]
     for name in study.collections:
         if one == other or "dev" not in plan.splits(name):

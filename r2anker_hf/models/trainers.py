@@ -28,7 +28,7 @@ def refuse_unheeded(args: TrainingArguments) -> None:
         InputError: an option of `NOT_HEEDED` is given.
     """
     for name, instead in NOT_HEEDED.items():
-        if getattr(args, name) not in (None, False, 0.0) or name == "data_seed" and args.data_seed is not None:
+        if getattr(args, name) != TrainingArguments.__dataclass_fields__[name].default:
             raise InputError(f"{name} is not for this training: {instead}")
 
 

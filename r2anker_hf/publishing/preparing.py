@@ -297,7 +297,7 @@ def _prepare_model(
         "purpose": stated.purpose or _purpose(kind, data.facts),
         "licence": licence,
         "language": stated.language,
-        "model": _model_facts(kind, into),
+        "model": model_facts(kind, into),
         "base_model": base,
         "negatives" if mined else "collection": data.facts,
         "stages": [stage.public() for stage in stages],
@@ -356,7 +356,7 @@ def _copy_model(folder: Path, into: Path) -> None:
         raise InputError(f"{folder}: holds no model.safetensors; only safetensors are published")
 
 
-def _model_facts(kind: str, folder: Path) -> dict[str, Any]:
+def model_facts(kind: str, folder: Path) -> dict[str, Any]:
     """What the card says of the model itself."""
     from ..rankers.ranker import CrossEncoderRanker
 

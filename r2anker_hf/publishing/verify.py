@@ -30,7 +30,7 @@ from . import calibration, cards, evidence, mixtures
 from .golden import check_golden, check_golden_onnx
 from .licences import carried
 from .lint import Machine, findings
-from .preparing import FORMAT, KINDS, PUBLICATION_FILE, QUOTING, _model_facts, data_licences
+from .preparing import FORMAT, KINDS, PUBLICATION_FILE, QUOTING, data_licences, model_facts
 from .provenance import PINNED, negatives_facts
 
 ATTRIBUTES = ".gitattributes"  # the Hub's own
@@ -574,7 +574,7 @@ def _licence(provenance: Mapping[str, Any]) -> list[str]:
 
 def _size(folder: Path, kind: str, provenance: Mapping[str, Any]) -> list[str]:
     """Facts of a model, and sizes of its ONNX files, that its files do not give."""
-    stated, derived = {**provenance["model"]}, _model_facts(kind, folder)
+    stated, derived = {**provenance["model"]}, model_facts(kind, folder)
     for name, size in provenance.get("onnx", {}).get("bytes", {}).items():
         stated[f"bytes of {name}"], derived[f"bytes of {name}"] = size, (folder / name).stat().st_size
     return [
